@@ -1,0 +1,168 @@
+// Package netns runs code inside Linux network namespaces and tells namespaces apart.
+//
+// A client, its device and its transport socket may each live in a different namespace, so every
+// part of the program that opens a descriptor says in which one.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID identifies a network namespace for as long as it exists. It is comparable; the zero ID
+// names no namespace.
+type ID struct {
+	Dev, Ino uint64
+}
+
+// NS is a reference to a network namespace, which keeps the namespace alive until Close.
+// Its methods may be called concurrently, except Close.
+type NS struct {
+	file *os.File
+	id   ID
+}
+
+// New takes ownership of a namespace descriptor.
+func New(file *os.File) (*NS, error) {
+	var st unix.Stat_t
+	if err := control(file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("identify network namespace: %w", err)
+	}
+	return &NS{file: file, id: ID{Dev: st.Dev, Ino: st.Ino}}, nil
+}
+
+// Open opens the namespace at path, such as /proc/PID/ns/net or /run/netns/NAME.
+func Open(path string) (*NS, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	return New(file)
+}
+
+// Current opens the namespace of the calling thread. A caller whose thread may have entered
+// another namespace must hold runtime.LockOSThread.
+func Current() (*NS, error) {
+	return Open("/proc/thread-self/ns/net")
+}
+
+// Create makes a new namespace that lives until its last reference is closed. Its only interface
+// is a loopback device, which is down. It needs CAP_SYS_ADMIN.
+func Create() (*NS, error) {
+	type result struct {
+		ns  *NS
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Never unlocked: the thread ends with this goroutine and takes the membership with it.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, fmt.Errorf("create network namespace: %w", err)}
+			return
+		}
+		ns, err := Current()
+		done <- result{ns, err}
+	}()
+	r := <-done
+	return r.ns, r.err
+}
+
+// OfThread opens the namespace of a thread, which may belong to another process.
+func OfThread(tid int) (*NS, error) {
+	return Open(fmt.Sprintf("/proc/%d/ns/net", tid))
+}
+
+// OfSocket opens the namespace a socket was created in. It needs CAP_NET_ADMIN there.
+func OfSocket(sock *os.File) (*NS, error) {
+	var nsfd int
+	err := control(sock, func(fd int) (err error) {
+		nsfd, err = unix.IoctlRetInt(fd, unix.SIOCGSKNS)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("network namespace of socket: %w", err)
+	}
+	unix.CloseOnExec(nsfd)
+	return New(os.NewFile(uintptr(nsfd), "netns"))
+}
+
+// ID returns the identity of the namespace. Two NS of one namespace have equal IDs.
+func (n *NS) ID() ID { return n.id }
+
+// File returns the namespace's descriptor, which stays owned by n.
+func (n *NS) File() *os.File { return n.file }
+
+// Dup returns a second reference to the namespace, to be closed on its own.
+func (n *NS) Dup() (*NS, error) {
+	var dup int
+	err := control(n.file, func(fd int) (err error) {
+		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("duplicate network namespace: %w", err)
+	}
+	return &NS{file: os.NewFile(uintptr(dup), "netns"), id: n.id}, nil
+}
+
+// Close drops the reference.
+func (n *NS) Close() error { return n.file.Close() }
+
+// Do runs fn on a thread that is inside the namespace and returns fn's error. Goroutines that fn
+// starts run outside of it; descriptors that fn opens, and processes it starts, belong to it.
+//
+// fn runs on a goroutine of its own, so that a thread which can't be brought back ends with that
+// goroutine and is never used for anything else.
+func (n *NS) Do(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- n.doLocked(fn)
+	}()
+	return <-done
+}
+
+// doLocked runs on a locked thread and unlocks it when the thread is where it was.
+func (n *NS) doLocked(fn func() error) (err error) {
+	old, err := Current()
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := n.enter(); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
+	defer func() {
+		// On failure the thread stays locked and dies with the goroutine.
+		if back := old.enter(); back != nil {
+			err = errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	return fn()
+}
+
+func (n *NS) enter() error {
+	return control(n.file, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
+}
+
+// control runs fn with the descriptor's number; unlike os.File.Fd it leaves the file's mode alone.
+func control(file *os.File, fn func(fd int) error) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
