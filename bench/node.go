@@ -1,0 +1,205 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
+)
+
+// A Node is one network namespace of a topology.
+type Node struct {
+	Name string
+	NS   *netns.NS
+
+	handle *netlink.Handle
+}
+
+func (n *Node) open() error {
+	err := control(n.NS.File(), func(fd int) (err error) {
+		n.handle, err = netlink.NewHandleAt(vnetns.NsHandle(fd), unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("open rtnetlink socket: %w", err)
+	}
+	for _, scope := range []string{"all", "default"} {
+		// A kernel without IPv6 has no such switch.
+		err := n.SetSysctl("net.ipv6.conf."+scope+".accept_dad", "0")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return n.SetUp("lo")
+}
+
+func (n *Node) close() error {
+	if n.handle != nil {
+		n.handle.Close()
+	}
+	return n.NS.Close()
+}
+
+// Do runs fn on a thread inside the node's namespace; see netns.NS.Do.
+func (n *Node) Do(fn func() error) error { return n.NS.Do(fn) }
+
+// SetSysctl sets a kernel parameter of the namespace, such as net.ipv4.ip_forward.
+func (n *Node) SetSysctl(name, value string) error {
+	return n.Do(func() error {
+		path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+		return nil
+	})
+}
+
+// DisableIPv6 turns IPv6 off for interfaces that appear later, so that an interface which comes up
+// sends nothing of its own accord.
+func (n *Node) DisableIPv6() error {
+	return n.SetSysctl("net.ipv6.conf.default.disable_ipv6", "1")
+}
+
+// Forward lets the node forward IPv4 and IPv6 packets between its interfaces.
+func (n *Node) Forward() error {
+	if err := n.SetSysctl("net.ipv4.ip_forward", "1"); err != nil {
+		return err
+	}
+	return n.SetSysctl("net.ipv6.conf.all.forwarding", "1")
+}
+
+// SetUp brings an interface up.
+func (n *Node) SetUp(link string) error {
+	return n.withLink("set up", link, func(l netlink.Link) error { return n.handle.LinkSetUp(l) })
+}
+
+// AddDummy adds an interface of the node's own with the given addresses and brings it up: a
+// network behind the node. It is one end of a veth pair whose other end stays unused, as not every
+// kernel has dummy interfaces.
+func (n *Node) AddDummy(link string, addrs ...netip.Prefix) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = link
+	pair := netlink.NewVeth(attrs)
+	pair.PeerName = link + "p"
+	if err := n.handle.LinkAdd(pair); err != nil {
+		return fmt.Errorf("node %s: add %s: %w", n.Name, link, err)
+	}
+	for _, addr := range addrs {
+		if err := n.AddAddr(link, addr); err != nil {
+			return err
+		}
+	}
+	if err := n.SetUp(link + "p"); err != nil {
+		return err
+	}
+	return n.SetUp(link)
+}
+
+// AddAddr adds an address to an interface.
+func (n *Node) AddAddr(link string, addr netip.Prefix) error {
+	return n.withLink("add "+addr.String()+" to", link, func(l netlink.Link) error {
+		return n.handle.AddrAdd(l, &netlink.Addr{IPNet: ipNet(addr), Flags: unix.IFA_F_NODAD})
+	})
+}
+
+// DelAddr removes an address from an interface.
+func (n *Node) DelAddr(link string, addr netip.Prefix) error {
+	return n.withLink("remove "+addr.String()+" from", link, func(l netlink.Link) error {
+		return n.handle.AddrDel(l, &netlink.Addr{IPNet: ipNet(addr)})
+	})
+}
+
+// AddRoute adds a route to dst through an interface, by way of the gateway if that is valid.
+func (n *Node) AddRoute(dst netip.Prefix, gateway netip.Addr, link string) error {
+	return n.withLink("route "+dst.String()+" by", link, func(l netlink.Link) error {
+		route := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(dst)}
+		if gateway.IsValid() {
+			route.Gw = gateway.AsSlice()
+		}
+		return n.handle.RouteAdd(route)
+	})
+}
+
+// Links returns the names of the node's interfaces.
+func (n *Node) Links() ([]string, error) {
+	links, err := n.handle.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("node %s: list interfaces: %w", n.Name, err)
+	}
+	var names []string
+	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	return names, nil
+}
+
+// HasLink reports whether the node has an interface of that name.
+func (n *Node) HasLink(name string) (bool, error) {
+	names, err := n.Links()
+	if err != nil {
+		return false, err
+	}
+	for _, have := range names {
+		if have == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// LinkAddrs returns the addresses of an interface, link-local ones left out.
+func (n *Node) LinkAddrs(link string) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	err := n.withLink("list addresses of", link, func(l netlink.Link) error {
+		list, err := n.handle.AddrList(l, netlink.FAMILY_ALL)
+		for _, a := range list {
+			addr, ok := netip.AddrFromSlice(a.IP)
+			if addr = addr.Unmap(); ok && !addr.IsLinkLocalUnicast() {
+				addrs = append(addrs, addr)
+			}
+		}
+		return err
+	})
+	return addrs, err
+}
+
+// DelLink deletes an interface.
+func (n *Node) DelLink(link string) error {
+	return n.withLink("delete", link, func(l netlink.Link) error { return n.handle.LinkDel(l) })
+}
+
+func (n *Node) withLink(what, name string, fn func(netlink.Link) error) error {
+	l, err := n.handle.LinkByName(name)
+	if err == nil {
+		err = fn(l)
+	}
+	if err != nil {
+		return fmt.Errorf("node %s: %s %s: %w", n.Name, what, name, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// control runs fn with a file's descriptor number; unlike os.File.Fd it leaves the file's mode alone.
+func control(file *os.File, fn func(fd int) error) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
