@@ -1,0 +1,273 @@
+package datapath
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+
+	"ovpn-go/crypto"
+	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
+)
+
+var (
+	// ErrNoKey says that a key slot is empty.
+	ErrNoKey = errors.New("no key in slot")
+	// ErrTCPRemote says that a remote address was given for a peer whose connection is its address.
+	ErrTCPRemote = errors.New("a tcp peer has no remote address of its own")
+)
+
+// PeerConfig describes a peer to add.
+type PeerConfig struct {
+	ID   uint32 // in received packets; 0..crypto.MaxPeerID
+	TxID uint32 // in sent packets; 0..crypto.MaxPeerID
+	// Remote is the peer's transport address: unmapped, no zone.
+	Remote  netip.AddrPort
+	ScopeID uint32     // of an IPv6 link-local Remote
+	Local   netip.Addr // source address towards the peer; invalid: routing chooses until one is learned
+	// VPN4 and VPN6 are the peer's addresses inside the tunnel (MP only); invalid or unspecified: none.
+	VPN4, VPN6 netip.Addr
+	Keepalive  *peers.Keepalive // nil: off
+	// Socket is a duplicate of the client's transport socket. NewPeer neither keeps nor closes it.
+	Socket *os.File
+}
+
+// PeerUpdate is a change to a peer: what is invalid or nil stays as it is.
+type PeerUpdate struct {
+	// Remote replaces the whole binding, ScopeID and Local included.
+	Remote  netip.AddrPort
+	ScopeID uint32
+	Local   netip.Addr
+	TxID    *uint32
+	// VPN4 and VPN6: an unspecified address clears that family.
+	VPN4, VPN6 *netip.Addr
+	// Keepalive restarts both timers, even with the same values.
+	Keepalive *peers.Keepalive
+}
+
+// PeerInfo is a peer as a controller sees it.
+type PeerInfo struct {
+	ID, TxID    uint32
+	VPN4, VPN6  netip.Addr // invalid: none
+	Keepalive   peers.Keepalive
+	TCP         bool
+	Remote      netip.AddrPort // invalid for TCP
+	ScopeID     uint32
+	Local       netip.Addr // invalid: none
+	LocalPort   uint16
+	SocketNetNS *netns.NS // of the transport socket; borrowed, valid while the peer lives
+	Stats       peers.Stats
+}
+
+// KeyInfo is a key as a controller sees it.
+type KeyInfo struct {
+	ID     uint8
+	Cipher crypto.Cipher
+}
+
+// NewPeer adds a peer; on a P2P device it takes the place of the one there is, which is removed with reason
+// teardown. Errors: *AttachError, peers.ErrIDInUse, peers.ErrAddrInUse, ErrDeviceGone. On error nothing is changed.
+func (d *Device) NewPeer(cfg PeerConfig) error {
+	sock, err := d.sockets.attach(d, cfg.Socket)
+	if err != nil {
+		return err
+	}
+	tr := &transport{sock: sock}
+	d.followPath(tr, cfg.ID, cfg.Remote, cfg.ScopeID)
+	p := peers.New(peers.Config{ID: cfg.ID, TxID: cfg.TxID, VPN4: cfg.VPN4, VPN6: cfg.VPN6})
+	p.SetTransport(tr)
+	gone := d.do(func() {
+		if err = d.worker.poll(sock); err != nil {
+			return
+		}
+		var replaced *peers.Peer
+		if replaced, err = d.table.Add(p); err != nil {
+			return
+		}
+		if replaced != nil {
+			d.removed(replaced, peers.Teardown)
+		}
+		d.table.Rebind(p, &peers.Binding{Remote: cfg.Remote, ScopeID: cfg.ScopeID, Local: specified(cfg.Local)})
+		if cfg.Keepalive != nil {
+			d.worker.lifetimes.Set(p, *cfg.Keepalive, d.worker.clock.boot)
+		}
+		if d.mode == peers.P2P {
+			d.setCarrier(true)
+		}
+	})
+	if err = errors.Join(gone, err); err != nil {
+		if d.do(func() { d.sockets.release(sock) }) != nil {
+			d.sockets.release(sock)
+		}
+		return err
+	}
+	d.events.drain()
+	d.log.Info("peer added", "peer", cfg.ID, "remote", cfg.Remote, "vpn4", cfg.VPN4, "vpn6", cfg.VPN6)
+	return nil
+}
+
+// SetPeer changes a peer. Errors: peers.ErrNotFound, peers.ErrAddrInUse, ErrTCPRemote, ErrDeviceGone. On error
+// nothing is changed.
+func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
+	var tr *transport
+	gone := d.do(func() {
+		p := d.table.ByID(id)
+		if p == nil {
+			err = peers.ErrNotFound
+			return
+		}
+		tr = transportOf(p)
+		if up.Remote.IsValid() && tr == nil {
+			err = ErrTCPRemote
+			return
+		}
+		if up.VPN4 != nil || up.VPN6 != nil {
+			v4, v6 := p.VPN4(), p.VPN6()
+			if up.VPN4 != nil {
+				v4 = *up.VPN4
+			}
+			if up.VPN6 != nil {
+				v6 = *up.VPN6
+			}
+			if err = d.table.SetVPN(p, v4, v6); err != nil {
+				return
+			}
+		}
+		if up.Remote.IsValid() {
+			d.table.Rebind(p, &peers.Binding{Remote: up.Remote, ScopeID: up.ScopeID, Local: specified(up.Local)})
+		}
+		if up.TxID != nil {
+			p.SetTxID(*up.TxID)
+		}
+		if up.Keepalive != nil {
+			d.worker.lifetimes.Set(p, *up.Keepalive, d.worker.clock.boot)
+		}
+	})
+	if err = errors.Join(gone, err); err != nil {
+		return err
+	}
+	if up.Remote.IsValid() {
+		d.followPath(tr, id, up.Remote, up.ScopeID)
+	}
+	return nil
+}
+
+// followPath sizes a transport for the way to its peer. It is not the worker's job: it enters a namespace.
+func (d *Device) followPath(tr *transport, id uint32, remote netip.AddrPort, scope uint32) {
+	if err := tr.lookUpPathMTU(remote, scope); err != nil {
+		d.log.Debug("no path mtu", "peer", id, "err", err)
+	}
+}
+
+// DeletePeer removes a peer (reason userspace). When it returns, the controller has been told and the peer's
+// socket is the client's alone again. Errors: peers.ErrNotFound, ErrDeviceGone.
+func (d *Device) DeletePeer(id uint32) (err error) {
+	gone := d.do(func() {
+		p := d.table.ByID(id)
+		if p == nil {
+			err = peers.ErrNotFound
+			return
+		}
+		d.remove(p, peers.Userspace)
+	})
+	if err = errors.Join(gone, err); err != nil {
+		return err
+	}
+	d.events.drain()
+	return nil
+}
+
+// Peer describes one peer. Errors: peers.ErrNotFound, ErrDeviceGone.
+func (d *Device) Peer(id uint32) (info PeerInfo, err error) {
+	gone := d.do(func() {
+		if p := d.table.ByID(id); p != nil {
+			info = describe(p)
+		} else {
+			err = peers.ErrNotFound
+		}
+	})
+	return info, errors.Join(gone, err)
+}
+
+// Peers describes all peers in the order in which the kernel lists them. It is empty when the device is gone.
+func (d *Device) Peers() (infos []PeerInfo) {
+	_ = d.do(func() {
+		for _, p := range d.table.All() {
+			infos = append(infos, describe(p))
+		}
+	})
+	return infos
+}
+
+// describe runs on the worker, between two turns: all counters have been published then.
+func describe(p *peers.Peer) PeerInfo {
+	info := PeerInfo{
+		ID: p.ID(), TxID: p.TxID(), VPN4: p.VPN4(), VPN6: p.VPN6(),
+		Keepalive: p.Keepalive(), Stats: p.Counters.Stats(),
+	}
+	if tr := transportOf(p); tr != nil {
+		info.LocalPort = tr.sock.info.LocalPort
+		info.SocketNetNS = tr.sock.ns
+	}
+	if b := p.Binding(); b != nil {
+		info.Remote, info.ScopeID, info.Local = b.Remote, b.ScopeID, b.Local
+	}
+	return info
+}
+
+// InstallKey puts a new key into a slot, in place of the one there. Errors: peers.ErrNotFound,
+// crypto.ErrKeyLength, crypto.ErrUnsupportedCipher.
+func (d *Device) InstallKey(peerID uint32, slot crypto.Slot, cfg crypto.KeyConfig) error {
+	p := d.table.ByID(peerID)
+	if p == nil {
+		return peers.ErrNotFound
+	}
+	key, err := crypto.NewKey(cfg)
+	if err != nil {
+		return err
+	}
+	p.Keys.Install(slot, key)
+	return nil
+}
+
+// Key describes the key in a slot. Errors: peers.ErrNotFound, ErrNoKey.
+func (d *Device) Key(peerID uint32, slot crypto.Slot) (KeyInfo, error) {
+	p := d.table.ByID(peerID)
+	if p == nil {
+		return KeyInfo{}, peers.ErrNotFound
+	}
+	key := p.Keys.At(slot)
+	if key == nil {
+		return KeyInfo{}, ErrNoKey
+	}
+	return KeyInfo{ID: key.ID(), Cipher: key.Cipher()}, nil
+}
+
+// SwapKeys makes the secondary key the primary one and the other way round, whether or not there are any. The
+// error is peers.ErrNotFound.
+func (d *Device) SwapKeys(peerID uint32) error {
+	p := d.table.ByID(peerID)
+	if p == nil {
+		return peers.ErrNotFound
+	}
+	p.Keys.Swap()
+	return nil
+}
+
+// DeleteKey empties a slot, which may be empty already. The error is peers.ErrNotFound.
+func (d *Device) DeleteKey(peerID uint32, slot crypto.Slot) error {
+	p := d.table.ByID(peerID)
+	if p == nil {
+		return peers.ErrNotFound
+	}
+	p.Keys.Delete(slot)
+	return nil
+}
+
+// specified returns addr, or the invalid address for :: and 0.0.0.0.
+func specified(addr netip.Addr) netip.Addr {
+	if !addr.IsValid() || addr.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return addr
+}

@@ -1,0 +1,80 @@
+package datapath
+
+import (
+	"ovpn-go/crypto"
+	"ovpn-go/peers"
+)
+
+// What is in this file runs on the worker.
+
+// remove takes a peer out of the device.
+func (d *Device) remove(p *peers.Peer, reason peers.DelReason) {
+	if !d.table.Remove(p) {
+		return
+	}
+	if d.mode == peers.P2P {
+		d.setCarrier(false)
+	}
+	d.removed(p, reason)
+}
+
+// removed does what follows when a peer has left the table: the controller is told, then the socket released.
+func (d *Device) removed(p *peers.Peer, reason peers.DelReason) {
+	d.worker.lifetimes.Forget(p)
+	d.worker.tx.flush()
+	p.Keys.Delete(crypto.Primary)
+	p.Keys.Delete(crypto.Secondary)
+	s := p.Counters.Stats()
+	d.log.Info("peer removed", "peer", p.ID(), "reason", reason.String(),
+		"vpn_rx_packets", s.VPNRxPackets, "vpn_rx_bytes", s.VPNRxBytes,
+		"vpn_tx_packets", s.VPNTxPackets, "vpn_tx_bytes", s.VPNTxBytes,
+		"link_rx_packets", s.LinkRxPackets, "link_rx_bytes", s.LinkRxBytes,
+		"link_tx_packets", s.LinkTxPackets, "link_tx_bytes", s.LinkTxBytes)
+	tr := transportOf(p)
+	if tr == nil {
+		return
+	}
+	d.events.push(Event{
+		Kind: PeerDeleted, Ifindex: d.Ifindex(), NetNS: tr.sock.ns.ID(), PeerID: p.ID(), Reason: reason,
+	})
+	d.sockets.release(tr.sock)
+}
+
+// removeAll takes the device's peers out, in the order in which they are listed.
+func (d *Device) removeAll() {
+	for _, p := range d.table.All() {
+		d.remove(p, peers.Teardown)
+	}
+}
+
+// expire is the keepalive schedule's verdict on a silent peer.
+func (d *Device) expire(p *peers.Peer) { d.remove(p, peers.Expired) }
+
+// socketGone removes the peers that used a client's socket which the client has closed for good.
+func (d *Device) socketGone(sock *udpSocket) {
+	for _, p := range d.table.All() {
+		if tr := transportOf(p); tr != nil && tr.sock == sock {
+			d.remove(p, peers.TransportDisconnect)
+		}
+	}
+}
+
+// exhausted takes a key without packet ids out of use, and says so once.
+func (d *Device) exhausted(p *peers.Peer, key *crypto.Key) {
+	if !key.ReportExhaustion() || !p.Keys.Remove(key) {
+		return
+	}
+	d.log.Warn("packet ids exhausted, key removed", "peer", p.ID(), "key_id", key.ID())
+	if tr := transportOf(p); tr != nil {
+		d.events.push(Event{
+			Kind: KeyExhausted, Ifindex: d.Ifindex(), NetNS: tr.sock.ns.ID(), PeerID: p.ID(), KeyID: key.ID(),
+		})
+	}
+}
+
+// setCarrier shows the stack whether packets have somewhere to go.
+func (d *Device) setCarrier(on bool) {
+	if err := d.link.SetCarrier(on); err != nil {
+		d.log.Debug("set carrier", "on", on, "err", err)
+	}
+}

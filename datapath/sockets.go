@@ -1,0 +1,181 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
+)
+
+// AttachError says why a client's socket can't carry a device's data. Errno is the code that the
+// kernel module shows in its text (kernel behaviour: EOPNOTSUPP, EBUSY, EINVAL).
+type AttachError struct {
+	Errno unix.Errno
+	cause error
+}
+
+func (e *AttachError) Error() string { return fmt.Sprintf("attach transport socket: %v", e.cause) }
+func (e *AttachError) Unwrap() error { return e.Errno }
+
+func attachError(errno unix.Errno, cause error) *AttachError {
+	return &AttachError{Errno: errno, cause: cause}
+}
+
+// SocketProtocol returns the IP protocol number of a socket: 17 for UDP, 6 for TCP. The error is
+// ENOTSOCK when the file is no socket.
+func SocketProtocol(file *os.File) (int, error) {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var proto int
+	var inner error
+	if err := conn.Control(func(fd uintptr) {
+		proto, inner = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	}); err != nil {
+		return 0, err
+	}
+	return proto, inner
+}
+
+// Sockets are the clients' transport sockets that devices have attached. There is one per process, as a
+// socket belongs to at most one device. Its methods may be called concurrently.
+type Sockets struct {
+	log   *slog.Logger
+	watch *sockWatch
+
+	mu       sync.Mutex
+	attached map[uint64]*udpSocket // by the cookie of the client's socket; guarded by mu
+}
+
+// NewSockets returns an empty set. Close it when no device uses it any more.
+func NewSockets(log *slog.Logger) (*Sockets, error) {
+	return &Sockets{
+		log:      log,
+		watch:    newSockWatch(log),
+		attached: map[uint64]*udpSocket{},
+	}, nil
+}
+
+// Close stops watching. The devices must be gone.
+func (s *Sockets) Close() { s.watch.close() }
+
+// udpSocket is a device's own socket beside a client's: bound to the same address, it receives the
+// data packets while the client's keeps receiving the control packets. Several peers of the device
+// may share it.
+type udpSocket struct {
+	owner   *Device
+	fd      int
+	info    udpInfo
+	ns      *netns.NS
+	unwatch func()
+	refs    int // guarded by Sockets.mu: peers that use it, and peers about to be added
+
+	// What follows belongs to the owner's worker.
+	polled   bool // in the worker's epoll set
+	readable bool // in the worker's list of sockets that may hold datagrams
+	gso      gsoState
+}
+
+// attach returns d's socket beside the client's socket, made on first use. Every call is to be paired
+// with release.
+func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
+	proto, err := SocketProtocol(client)
+	if err != nil {
+		return nil, attachError(unix.EOPNOTSUPP, err)
+	}
+	if proto != unix.IPPROTO_UDP {
+		return nil, attachError(unix.EOPNOTSUPP, fmt.Errorf("protocol %d is not supported, only UDP", proto))
+	}
+	cookie, err := socketCookie(client)
+	if err != nil {
+		return nil, attachError(unix.EINVAL, err)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sock := s.attached[cookie]; sock != nil {
+		if sock.owner != d {
+			return nil, attachError(unix.EBUSY, errors.New("the socket serves another device"))
+		}
+		sock.refs++
+		return sock, nil
+	}
+	ns, err := netns.OfSocket(client)
+	if err != nil {
+		return nil, attachError(unix.EINVAL, err)
+	}
+	fds, info, err := shareUDP(client, 1)
+	if err != nil {
+		ns.Close()
+		var errno unix.Errno
+		if !errors.As(err, &errno) {
+			errno = unix.EOPNOTSUPP
+		}
+		return nil, attachError(errno, err)
+	}
+	sock := &udpSocket{owner: d, fd: fds[0], info: info, ns: ns, refs: 1}
+	// gone runs while the watch may be waiting in unwatch: it must only post.
+	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {
+		d.post(func() { d.socketGone(sock) })
+	})
+	if err != nil {
+		unix.Close(sock.fd)
+		ns.Close()
+		return nil, attachError(unix.EINVAL, err)
+	}
+	s.attached[cookie] = sock
+	return sock, nil
+}
+
+// release drops one use of sock. After the last one the address belongs to the client alone. It is called
+// by the worker of the socket's device, or when that has ended.
+func (s *Sockets) release(sock *udpSocket) {
+	// Held to the end: an attach of the same client socket must not find ours half released.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sock.refs--
+	if sock.refs > 0 {
+		return
+	}
+	delete(s.attached, sock.info.Cookie)
+	sock.unwatch()
+	sock.owner.worker.unpoll(sock)
+	unix.Close(sock.fd)
+	sock.ns.Close()
+}
+
+// BeforeBind is called when a process is about to bind a socket to port in namespace ns. Where the port
+// belongs to a client's socket that was closed meanwhile, its peers are removed first (reason
+// transport-disconnect), so that the bind succeeds although nobody deleted them.
+func (s *Sockets) BeforeBind(ns netns.ID, port uint16) {
+	var stale []*udpSocket
+	s.mu.Lock()
+	for _, sock := range s.attached {
+		if sock.ns.ID() == ns && sock.info.LocalPort == port {
+			stale = append(stale, sock)
+			sock.refs++ // keeps ns open while it is looked at
+		}
+	}
+	s.mu.Unlock()
+	for _, sock := range stale {
+		there, err := s.watch.exists(sock.ns, unix.IPPROTO_UDP, sock.info.Family, sock.info.Cookie, port)
+		if err != nil {
+			s.log.Warn("look up a client's socket", "port", port, "err", err)
+		}
+		gone := err == nil && !there
+		if sock.owner.do(func() {
+			if gone {
+				sock.owner.socketGone(sock)
+			}
+			s.release(sock)
+		}) != nil {
+			s.release(sock)
+		}
+	}
+}

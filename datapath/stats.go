@@ -1,0 +1,75 @@
+package datapath
+
+import "sync/atomic"
+
+// DropReason says why a packet went no further. Drops are not errors: they are counted, never logged
+// one by one.
+type DropReason uint8
+
+const (
+	// Transmit.
+	DropMalformedFrame DropReason = iota // from the stack: no IP packet, or inconsistent offload data
+	DropNoPeer                           // no peer for the destination's next hop
+	DropNoKey                            // the peer's primary slot is empty
+	DropExhausted                        // the primary key has no packet ids left
+	DropNoTransport                      // no binding, or a remote of a family the socket can't reach
+	DropSend                             // the kernel refused the datagram (netfilter)
+	// Receive.
+	DropRunt           // shorter than its header
+	DropOpcode         // DATA_V1 or anything else that is not DATA_V2
+	DropUnknownPeer    // no peer of that id or address
+	DropUnknownKey     // no key of that key id
+	DropAuthentication // AEAD open refused it
+	DropReplay         // packet id seen before, or too old
+	DropInner          // plaintext that is no IP packet
+	DropReversePath    // inner source does not belong to the peer
+	DropLink           // the interface is down or its queue full
+	numDropReasons
+)
+
+// String returns the reason as a metric label.
+func (r DropReason) String() string {
+	return [numDropReasons]string{
+		"malformed-frame", "no-peer", "no-key", "exhausted", "no-transport", "send",
+		"runt", "opcode", "unknown-peer", "unknown-key", "authentication", "replay", "inner",
+		"reverse-path", "link",
+	}[r]
+}
+
+// DeviceStats are the counters of a device since its creation.
+type DeviceStats struct {
+	RxPackets, RxBytes uint64 // delivered to the interface; bytes of inner packets
+	TxPackets, TxBytes uint64 // sent to peers, keepalives included; bytes of DATA_V2 packets
+	// Drops counts dropped packets by reason. Reasons that never occurred are absent.
+	Drops map[string]uint64
+	// How packets were batched: packets divided by calls is the first number to look at when
+	// throughput is low.
+	TunReads, TunWrites, Sends, Receives uint64
+}
+
+// deviceCounters are written by the worker and read by anyone.
+type deviceCounters struct {
+	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
+	tunReads, tunWrites, sends, receives   atomic.Uint64
+	drops                                  [numDropReasons]atomic.Uint64
+}
+
+func (c *deviceCounters) drop(reason DropReason, packets int) {
+	c.drops[reason].Add(uint64(packets))
+}
+
+func (c *deviceCounters) snapshot() DeviceStats {
+	s := DeviceStats{
+		RxPackets: c.rxPackets.Load(), RxBytes: c.rxBytes.Load(),
+		TxPackets: c.txPackets.Load(), TxBytes: c.txBytes.Load(),
+		TunReads: c.tunReads.Load(), TunWrites: c.tunWrites.Load(),
+		Sends: c.sends.Load(), Receives: c.receives.Load(),
+		Drops: map[string]uint64{},
+	}
+	for r := range c.drops {
+		if n := c.drops[r].Load(); n > 0 {
+			s.Drops[DropReason(r).String()] = n
+		}
+	}
+	return s
+}

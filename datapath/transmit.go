@@ -1,0 +1,246 @@
+package datapath
+
+import (
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/crypto"
+	"ovpn-go/peers"
+	"ovpn-go/tun"
+)
+
+// transmitter turns super-frames from the TUN queue into batches of datagrams. It belongs to the
+// worker.
+//
+// Buffers: frame holds the super-frame in hand; a packet that the splitter hands out lies in it and is
+// valid until the next one is asked for. batch.buf holds sealed datagrams, back to back, until they
+// are sent; it is empty while the worker sleeps.
+type transmitter struct {
+	w     *worker
+	frame []byte
+	split tun.Splitter
+	batch batch
+	send  sendBuffer
+}
+
+// batch is sealed datagrams to one peer, all stride bytes long but perhaps the last.
+type batch struct {
+	peer    *peers.Peer
+	binding *peers.Binding
+	sock    *udpSocket
+	buf     []byte
+	used    int
+	count   int
+	stride  int
+	short   bool // the last datagram is shorter than stride: nothing may follow it
+}
+
+func (t *transmitter) init(w *worker) {
+	t.w = w
+	t.frame = make([]byte, tun.VnetHdrLen+65535)
+	t.batch.buf = make([]byte, maxUDPPayload+crypto.TagSize)
+}
+
+// turn reads the queue until it is dry, or the turn's share is used up, and sends what came of it.
+func (t *transmitter) turn() {
+	for range readsPerTurn {
+		n, err := t.w.queue.Read(t.frame)
+		if err != nil || n == 0 {
+			t.w.tunReady = false
+			// EBADFD: the interface was deleted. An in-memory one just ends.
+			t.w.tunGone = err != unix.EAGAIN
+			break
+		}
+		t.w.dev.counters.tunReads.Add(1)
+		t.transmit(t.frame[:n])
+	}
+	t.flush()
+}
+
+// transmit seals the packets of one super-frame, which share their destination, and adds them to the
+// batch. The order of checks and counters is the kernel's.
+func (t *transmitter) transmit(frame []byte) {
+	d := t.w.dev
+	if err := t.split.Reset(frame); err != nil {
+		d.counters.drop(DropMalformedFrame, 1)
+		return
+	}
+	n := t.split.Packets()
+	p := d.peerByDestination(frame[tun.VnetHdrLen:])
+	if p == nil {
+		d.counters.drop(DropNoPeer, n)
+		return
+	}
+	key := p.Keys.Primary()
+	if key == nil {
+		d.counters.drop(DropNoKey, n)
+		p.Counters.AddVPNTx(uint64(n), t.skip())
+		return
+	}
+	tr := transportOf(p)
+	binding := p.Binding()
+	if tr == nil || binding == nil {
+		d.counters.drop(DropNoTransport, n)
+		p.Counters.AddVPNTx(uint64(n), t.skip())
+		return
+	}
+	id, granted := key.Reserve(n)
+	op := crypto.Op(key.ID(), p.TxID())
+	var bytes uint64
+	for i := range granted {
+		packet, ok := t.split.Next()
+		if !ok {
+			break // can't be: Packets promised n
+		}
+		if n == 1 {
+			tr.clampMSS(packet)
+		}
+		bytes += uint64(len(packet))
+		key.Seal(t.slot(p, tr, binding, crypto.Overhead+len(packet)), packet, op, id+uint32(i))
+	}
+	t.sent(p, granted, bytes)
+	if granted < n {
+		d.exhausted(p, key)
+		d.counters.drop(DropExhausted, n-granted)
+		bytes += t.skip()
+	}
+	p.Counters.AddVPNTx(uint64(n), bytes)
+}
+
+// skip passes over what is left of the frame in hand and returns its length in bytes of inner packets.
+func (t *transmitter) skip() (bytes uint64) {
+	for {
+		packet, ok := t.split.Next()
+		if !ok {
+			return bytes
+		}
+		bytes += uint64(len(packet))
+	}
+}
+
+// sent counts packets that were handed to p's transport, whatever becomes of them there.
+func (t *transmitter) sent(p *peers.Peer, packets int, inner uint64) {
+	if packets == 0 {
+		return
+	}
+	bytes := inner + uint64(packets)*crypto.Overhead
+	p.Counters.AddLinkTx(uint64(packets), bytes)
+	p.MarkSent(t.w.clock.boot)
+	t.w.dev.counters.txPackets.Add(uint64(packets))
+	t.w.dev.counters.txBytes.Add(bytes)
+}
+
+// keepalive sends p the packet that tells it we are there.
+func (t *transmitter) keepalive(p *peers.Peer) {
+	d := t.w.dev
+	key, tr, binding := p.Keys.Primary(), transportOf(p), p.Binding()
+	if key == nil {
+		d.counters.drop(DropNoKey, 1)
+		return
+	}
+	if tr == nil || binding == nil {
+		d.counters.drop(DropNoTransport, 1)
+		return
+	}
+	id, granted := key.Reserve(1)
+	if granted == 0 {
+		d.exhausted(p, key)
+		d.counters.drop(DropExhausted, 1)
+		return
+	}
+	dst := t.slot(p, tr, binding, crypto.Overhead+len(crypto.Keepalive))
+	key.Seal(dst, crypto.Keepalive[:], crypto.Op(key.ID(), p.TxID()), id)
+	t.sent(p, 1, uint64(len(crypto.Keepalive)))
+}
+
+// slot returns room for the next datagram of size bytes to p, with a tag's worth of slack behind it. It
+// sends the batch first if the datagram can't continue it.
+func (t *transmitter) slot(p *peers.Peer, tr *transport, binding *peers.Binding, size int) []byte {
+	b := &t.batch
+	if b.count > 0 && (b.binding != binding || b.peer != p || b.short || size > b.stride ||
+		b.count == maxSegments || b.used+size > maxUDPPayload) {
+		t.flush()
+	}
+	if b.count == 0 {
+		b.peer, b.binding, b.sock, b.stride, b.short = p, binding, tr.sock, size, false
+	}
+	dst := b.buf[b.used : b.used+size]
+	b.used += size
+	b.count++
+	b.short = size < b.stride
+	return dst
+}
+
+// forget empties the batch if it was to leave through sock, which is about to be closed.
+func (t *transmitter) forget(sock *udpSocket) {
+	if t.batch.sock == sock {
+		t.batch = batch{buf: t.batch.buf}
+	}
+}
+
+// flush sends the batch.
+func (t *transmitter) flush() {
+	b := &t.batch
+	if b.count == 0 {
+		return
+	}
+	data := b.buf[:b.used]
+	if b.count == 1 {
+		t.datagram(data)
+	} else if err := t.gso(data); err != nil {
+		// The kernel took none of it: once more without its help.
+		ok := true
+		for len(data) > 0 {
+			n := min(b.stride, len(data))
+			ok = t.datagram(data[:n]) && ok
+			data = data[n:]
+		}
+		if ok {
+			b.sock.gso.refused(err, b.stride, t.w.clock.boot)
+		}
+	}
+	*b = batch{buf: b.buf}
+}
+
+// gso sends the batch as one buffer that the kernel, or the egress device, cuts into datagrams.
+func (t *transmitter) gso(data []byte) error {
+	b := &t.batch
+	if !b.sock.gso.allowed(b.stride, t.w.clock.boot) {
+		return unix.EMSGSIZE
+	}
+	err := t.send.send(b.sock, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, b.stride)
+	switch err {
+	case unix.EMSGSIZE, unix.EINVAL, unix.EIO, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EADDRNOTAVAIL:
+		return err
+	}
+	t.sendResult(err, b.count)
+	return nil
+}
+
+// datagram sends one datagram of the batch and reports whether that went as the binding has it. A local
+// address that can't be used any more is forgotten, as in the kernel.
+func (t *transmitter) datagram(data []byte) bool {
+	b := &t.batch
+	err := t.send.send(b.sock, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, 0)
+	asBound := err == nil
+	switch err {
+	case unix.EINVAL, unix.ENETUNREACH, unix.EADDRNOTAVAIL:
+		if !b.binding.Local.IsValid() {
+			break
+		}
+		binding := &peers.Binding{Remote: b.binding.Remote, ScopeID: b.binding.ScopeID}
+		if err = t.send.send(b.sock, binding.Remote, binding.ScopeID, binding.Local, data, 0); err == nil {
+			t.w.dev.table.Rebind(b.peer, binding)
+			b.binding = binding
+		}
+	}
+	t.sendResult(err, 1)
+	return asBound
+}
+
+func (t *transmitter) sendResult(err error, datagrams int) {
+	c := &t.w.dev.counters
+	c.sends.Add(1)
+	if err != nil {
+		c.drop(DropSend, datagrams)
+	}
+}
