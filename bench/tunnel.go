@@ -99,9 +99,8 @@ func (l *Lab) start(at Placement, o Options, cred Credential, lines []string) (*
 	}{
 		{"ca", o.Name + ".ca", l.PKI.CA, 0o644},
 		{"cert", o.Name + ".crt", cred.Cert, 0o644},
-		// OpenVPN reads it again after a restart, when it may have given up root.
-		{"key", o.Name + ".key", cred.Key, 0o644},
-		{"tls-crypt", o.Name + ".tc", l.PKI.TLSCrypt, 0o644},
+		{"key", o.Name + ".key", cred.Key, 0o600},
+		{"tls-crypt", o.Name + ".tc", l.PKI.TLSCrypt, 0o600},
 	}
 	for _, f := range files {
 		if f.option == "tls-crypt" && !o.TLSCrypt {

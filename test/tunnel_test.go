@@ -1,0 +1,107 @@
+package test
+
+import (
+	"net/netip"
+	"testing"
+
+	"ovpn-go/bench"
+)
+
+var (
+	ciphers = []string{"AES-256-GCM", "AES-128-GCM", "CHACHA20-POLY1305"}
+	pool6   = netip.MustParsePrefix("fd00:8::/64")
+)
+
+// TestTunnels runs one server and three clients, all under our program, over both families and with
+// every cipher, and sends IPv4 and IPv6 through them.
+func TestTunnels(t *testing.T) {
+	const transfer = 4 << 20
+	for _, outer := range []struct {
+		name string
+		ipv6 bool
+	}{{"IPv4", false}, {"IPv6", true}} {
+		for _, cipher := range ciphers {
+			t.Run(outer.name+"/"+cipher, func(t *testing.T) {
+				t.Parallel()
+				s := newScenario(t, 3)
+				if err := s.Server.Forward(); err != nil {
+					t.Fatal(err)
+				}
+				common := bench.Options{IPv6: outer.ipv6, Cipher: cipher}
+				server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: common, Pool6: pool6})
+				server4, server6 := s.addrs(server)
+				var clients []*bench.Tunnel
+				for i, node := range s.Clients {
+					clients = append(clients, s.launchClient(s.exec(node), i, bench.ClientOptions{Options: common}))
+				}
+				for i, client := range clients {
+					s.waitUp(client, 0)
+					s.requireDCO(client, true)
+					client4, client6 := s.addrs(client)
+					s.requirePing(s.Clients[i], server4)
+					s.requirePing(s.Clients[i], server6)
+					s.requirePing(s.Server, client4)
+					s.requirePing(s.Server, client6)
+					s.requireTransfer(s.Clients[i], s.Server, server4, transfer)
+					s.requireTransfer(s.Server, s.Clients[i], client6, transfer)
+				}
+				// Between clients, by way of the server's forwarding.
+				other4, _ := s.addrs(clients[1])
+				s.requirePing(s.Clients[0], other4)
+
+				for _, client := range clients {
+					s.stop(client)
+					s.requireCarried(client, 1, transfer, transfer)
+					s.requireNoDrops(client, "authentication", "replay", "no-key", "reverse-path")
+				}
+				s.stop(server)
+				s.requireCarried(server, len(clients), transfer*3, transfer*3)
+				s.requireNoDrops(server, "authentication", "replay", "no-key", "reverse-path")
+			})
+		}
+	}
+}
+
+// TestInteroperability joins our program to an OpenVPN that keeps its data channel to itself.
+func TestInteroperability(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		cipher string
+		ours   string // which side is ours
+	}{
+		{"our server, AES-256-GCM", "AES-256-GCM", "server"},
+		{"our server, CHACHA20-POLY1305", "CHACHA20-POLY1305", "server"},
+		{"our client, AES-256-GCM", "AES-256-GCM", "client"},
+		{"our client, AES-128-GCM", "AES-128-GCM", "client"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t, 1)
+			place := func(side string, node *bench.Node) bench.Placement {
+				if side == tt.ours {
+					return s.exec(node)
+				}
+				return plain(node)
+			}
+			server := s.startServer(place("server", s.Server), bench.ServerOptions{
+				Options: bench.Options{Cipher: tt.cipher, DisableDCO: tt.ours != "server", TLSCrypt: true}, Pool6: pool6})
+			client := s.startClient(place("client", s.Clients[0]), 0, bench.ClientOptions{
+				Options: bench.Options{Cipher: tt.cipher, DisableDCO: tt.ours != "client", TLSCrypt: true}})
+			server4, server6 := s.addrs(server)
+			client4, client6 := s.addrs(client)
+			s.requirePing(s.Clients[0], server4)
+			s.requirePing(s.Clients[0], server6)
+			s.requirePing(s.Server, client4)
+			s.requirePing(s.Server, client6)
+			const transfer = 4 << 20
+			s.requireTransfer(s.Clients[0], s.Server, server4, transfer)
+			s.requireTransfer(s.Server, s.Clients[0], client4, transfer)
+
+			s.stop(client)
+			s.stop(server)
+			ours := map[string]*bench.Tunnel{"server": server, "client": client}[tt.ours]
+			s.requireCarried(ours, 1, transfer, transfer)
+			s.requireNoDrops(ours, "authentication", "replay", "no-key", "reverse-path")
+		})
+	}
+}
