@@ -169,6 +169,7 @@ func (r *receiver) flush() {
 	if dropped := r.coalesce.Flush(); dropped > 0 {
 		c.drop(DropLink, dropped)
 	}
+	c.tunWrites.Store(r.coalesce.Stats().Writes)
 	t := &r.tally
 	if t.peer == nil {
 		return

@@ -1,0 +1,185 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/crypto"
+	"ovpn-go/peers"
+	"ovpn-go/tun"
+	"ovpn-go/tun/tuntest"
+)
+
+// stage is a worker without a goroutine, so that a test or benchmark drives its stages one at a time.
+type stage struct {
+	*worker
+	from netip.AddrPort
+	key  crypto.KeyConfig // of the other side
+}
+
+func newStage(t testing.TB) *stage {
+	t.Helper()
+	queue, kernel := tuntest.Pair(t)
+	// A stack that swallows everything: writes to a socket whose other end is gone cost a system call and no
+	// memory.
+	kernel.Close()
+	d := &Device{mode: peers.P2P, table: peers.NewTable(peers.P2P)}
+	w, err := newWorker(d, queue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.closeDescriptors)
+	d.worker = w
+
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	sink, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(sink) })
+	if err := unix.Bind(sink, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{worker: w, from: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))}
+	own, other := keyPair(crypto.AESGCM, 0)
+	s.key = other
+	p := peers.New(peers.Config{ID: 1, TxID: 1})
+	p.SetTransport(&transport{sock: &udpSocket{owner: d, fd: fd, info: udpInfo{Family: unix.AF_INET}}})
+	if _, err := d.table.Add(p); err != nil {
+		t.Fatal(err)
+	}
+	d.table.Rebind(p, &peers.Binding{Remote: s.from})
+	key, err := crypto.NewKey(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Keys.Install(crypto.Primary, key)
+	return s
+}
+
+const (
+	stageMSS      = 1368
+	stageSegments = 45
+)
+
+// superFrame is what the stack hands over in one read of a bulk TCP transfer.
+func superFrame() []byte {
+	const header = 40
+	frame := make([]byte, tun.VnetHdrLen+header+stageSegments*stageMSS)
+	vnet := tun.VnetHdr{
+		Flags: unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, GSOType: unix.VIRTIO_NET_HDR_GSO_TCPV4,
+		HdrLen: header, GSOSize: stageMSS, CsumStart: 20, CsumOffset: 16,
+	}
+	vnet.Encode(frame)
+	p := frame[tun.VnetHdrLen:]
+	p[0], p[8], p[9], p[32] = 0x45, 64, unix.IPPROTO_TCP, 5<<4
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+	copy(p[12:], []byte{10, 8, 0, 1, 10, 8, 0, 2})
+	p[33] = 0x10 // ACK
+	return frame
+}
+
+// groBuffer is one UDP GRO buffer of a bulk TCP transfer, with packet ids from first on.
+func groBuffer(t testing.TB, cfg crypto.KeyConfig, first uint32) (data []byte, stride int) {
+	t.Helper()
+	key, err := crypto.NewKey(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var split tun.Splitter
+	if err := split.Reset(superFrame()); err != nil {
+		t.Fatal(err)
+	}
+	data = make([]byte, 0, receiveBufferLen)
+	for id := first; ; id++ {
+		packet, ok := split.Next()
+		if !ok {
+			return data, stride
+		}
+		n := len(data)
+		data = data[:n+crypto.Overhead+len(packet)]
+		key.Seal(data[n:], packet, crypto.Op(0, 1), id)
+		stride = max(stride, len(data)-n)
+	}
+}
+
+func TestTransmitDoesNotAllocate(t *testing.T) {
+	s := newStage(t)
+	frame, work := superFrame(), superFrame()
+	if n := testing.AllocsPerRun(100, func() {
+		copy(work, frame)
+		s.tx.transmit(work)
+		s.tx.flush()
+	}); n != 0 {
+		t.Errorf("%v allocations per super-frame, want 0", n)
+	}
+	st := s.dev.counters.snapshot()
+	if st.TxPackets != 101*stageSegments || len(st.Drops) != 0 {
+		t.Errorf("stats = %+v, want %d packets and no drops", st, 101*stageSegments)
+	}
+}
+
+func TestReceiveDoesNotAllocate(t *testing.T) {
+	s := newStage(t)
+	var buffers [][]byte
+	var stride int
+	for i := range uint32(101) {
+		var b []byte
+		b, stride = groBuffer(t, s.key, 1+i*stageSegments)
+		buffers = append(buffers, b)
+	}
+	sock := transportOf(s.dev.table.Sole()).sock
+	i := 0
+	if n := testing.AllocsPerRun(100, func() {
+		s.rx.buffer(sock, received{data: buffers[i], stride: stride, remote: s.from})
+		s.rx.flush()
+		i++
+	}); n != 0 {
+		t.Errorf("%v allocations per GRO buffer, want 0", n)
+	}
+	if got := s.dev.table.Sole().Counters.Stats().VPNRxPackets; got != 101*stageSegments {
+		t.Errorf("%d packets accepted, want %d", got, 101*stageSegments)
+	}
+}
+
+// BenchmarkTransmit is one super-frame from the splitter to the UDP send over loopback.
+func BenchmarkTransmit(b *testing.B) {
+	s := newStage(b)
+	frame, work := superFrame(), superFrame()
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(work, frame)
+		s.tx.transmit(work)
+		s.tx.flush()
+	}
+}
+
+// BenchmarkReceive is one GRO buffer up to the TUN write, which fails at once. The packet ids must be new each
+// time, so the sealing is done with the clock stopped.
+func BenchmarkReceive(b *testing.B) {
+	s := newStage(b)
+	sock := transportOf(s.dev.table.Sole()).sock
+	first := uint32(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		data, stride := groBuffer(b, s.key, first)
+		b.SetBytes(int64(len(data)))
+		first += stageSegments
+		b.StartTimer()
+		s.rx.buffer(sock, received{data: data, stride: stride, remote: s.from})
+		s.rx.flush()
+	}
+}
