@@ -32,17 +32,15 @@ var ErrAuthentication = errors.New("packet authentication failed")
 // Key seals packets of one direction and opens those of the other. Its methods may be called
 // concurrently. It prints without any key material.
 //
-// What sending writes and what receiving writes lie in different cache lines, since a peer's two
-// directions may be served by different processors.
+// What sending writes lies in the first cache line and what receiving writes behind it, since a
+// peer's two directions may be served by different processors.
 type Key struct {
 	id      uint8
 	cipher  Cipher
 	sealing sealing
-	_       [cacheLine]byte
+	_       [16]byte
 	opening opening
 }
-
-const cacheLine = 64
 
 type sealing struct {
 	aead      cipher.AEAD

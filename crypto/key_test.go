@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/bits"
 	"reflect"
 	"testing"
 
@@ -286,13 +287,16 @@ func TestBuffersThatDoNotFitPanic(t *testing.T) {
 }
 
 func TestDirectionsShareNoCacheLine(t *testing.T) {
-	key := reflect.TypeFor[crypto.Key]()
-	sealing, _ := key.FieldByName("sealing")
-	opening, _ := key.FieldByName("opening")
-	if gap := opening.Offset - (sealing.Offset + sealing.Type.Size()); gap < 64 {
-		t.Errorf("%d bytes between what sending and what receiving writes", gap)
+	if bits.UintSize != 64 {
+		t.Skip("the layout is made for 64-bit machines")
 	}
-	if size := key.Size(); size > 448 {
+	key := reflect.TypeFor[crypto.Key]()
+	opening, _ := key.FieldByName("opening")
+	if opening.Offset != 64 {
+		t.Errorf("what receiving writes begins at %d", opening.Offset)
+	}
+	// The allocator has a size class of 384 bytes, which keeps to cache lines.
+	if size := key.Size(); size <= 352 || size > 384 {
 		t.Errorf("a key takes %d bytes beside its ciphers", size)
 	}
 }

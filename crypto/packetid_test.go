@@ -29,7 +29,8 @@ func TestReserve(t *testing.T) {
 		{"nothing behind a cut block", -1, 1, 0, 0},
 		{"nothing for a large block", -1, math.MaxInt, 0, 0},
 		{"the last id alone", math.MaxUint32 - 1, 1, math.MaxUint32, 1},
-		{"all at once", 0, math.MaxInt, 1, math.MaxUint32},
+		{"all that is left", math.MaxUint32 - 7, math.MaxInt, math.MaxUint32 - 6, 7},
+		{"a very large block", 0, 1 << 30, 1, 1 << 30},
 	} {
 		if step.taken >= 0 {
 			crypto.SetTaken(key, uint32(step.taken))

@@ -1,6 +1,9 @@
 package peers
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 // Binding is the pair of transport addresses that a UDP peer's packets travel between. It must not
 // be changed once a peer has it; a peer that moves gets another one.
@@ -17,11 +20,13 @@ type Binding struct {
 
 // transportKey is a transport address as tables compare it: without scope, and with one form for
 // both ways to write an IPv4 address.
-type transportKey struct {
-	addr [16]byte
-	port uint16
-}
+type transportKey struct{ high, low, port uint64 }
 
 func keyOf(remote netip.AddrPort) transportKey {
-	return transportKey{remote.Addr().As16(), remote.Port()}
+	addr := remote.Addr().As16()
+	return transportKey{
+		high: binary.BigEndian.Uint64(addr[:8]),
+		low:  binary.BigEndian.Uint64(addr[8:]),
+		port: uint64(remote.Port()),
+	}
 }

@@ -1,44 +1,35 @@
 package peers
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // dumpOrder lists peers in the order in which the kernel dumps them: the order of its hash table
 // of peer ids, which has 4096 buckets and puts new entries first. Its methods are serialised by
 // the caller. The zero value is empty.
 type dumpOrder struct {
-	buckets [dumpBuckets]*Peer
+	buckets [dumpBuckets][]*Peer // the newest last
 }
 
-const dumpBuckets = 4096 // the size of struct ovpn_peer_collection's tables in the kernel
-
-// dumpLinks chains the peers of a bucket.
-type dumpLinks struct{ prev, next *Peer }
+const dumpBuckets = 4096 // the size of the tables in the kernel's struct ovpn_peer_collection
 
 func (d *dumpOrder) add(p *Peer) {
-	first := &d.buckets[dumpBucket(p.id)]
-	p.dump = dumpLinks{next: *first}
-	if p.dump.next != nil {
-		p.dump.next.dump.prev = p
-	}
-	*first = p
+	bucket := &d.buckets[dumpBucket(p.id)]
+	*bucket = append(*bucket, p)
 }
 
 func (d *dumpOrder) remove(p *Peer) {
-	links := p.dump
-	p.dump = dumpLinks{}
-	if links.next != nil {
-		links.next.dump.prev = links.prev
-	}
-	if links.prev != nil {
-		links.prev.dump.next = links.next
-	} else {
-		d.buckets[dumpBucket(p.id)] = links.next
-	}
+	bucket := &d.buckets[dumpBucket(p.id)]
+	i := slices.Index(*bucket, p)
+	*bucket = slices.Delete(*bucket, i, i+1)
 }
 
+// appendTo does not look at the peers themselves, which would cost a cache miss for each, with the
+// table locked.
 func (d *dumpOrder) appendTo(all []*Peer) []*Peer {
-	for _, p := range d.buckets {
-		for ; p != nil; p = p.dump.next {
+	for i := range d.buckets {
+		for _, p := range slices.Backward(d.buckets[i]) {
 			all = append(all, p)
 		}
 	}

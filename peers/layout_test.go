@@ -1,44 +1,46 @@
 package peers
 
 import (
+	"math/bits"
 	"reflect"
 	"testing"
 )
 
-func TestDirectionsShareNoCacheLine(t *testing.T) {
+func TestPeerLayout(t *testing.T) {
+	if bits.UintSize != 64 {
+		t.Skip("the layout is made for 64-bit machines")
+	}
 	peer, counters := reflect.TypeFor[Peer](), reflect.TypeFor[Counters]()
-	field := func(in reflect.Type, name string) reflect.StructField {
+	lines := func(in reflect.Type, name string, base uintptr) [2]uintptr {
 		f, ok := in.FieldByName(name)
 		if !ok {
 			t.Fatalf("%v has no field %s", in, name)
 		}
-		return f
+		return [2]uintptr{(base + f.Offset) / cacheLine, (base + f.Offset + f.Type.Size() - 1) / cacheLine}
 	}
-	base := field(peer, "Counters").Offset
-	tx, rx := field(counters, "tx"), field(counters, "rx")
-	keys := field(peer, "Keys")
-
-	readEnd := keys.Offset + keys.Type.Size()
-	sendStart, sendEnd := field(peer, "lastSent").Offset, base+tx.Offset+tx.Type.Size()
-	receiveStart, receiveEnd := base+rx.Offset, field(peer, "lastReceived").Offset+8
-	coldStart := field(peer, "vpn").Offset
-	for _, gap := range []struct {
-		name     string
-		from, to uintptr
-		min      uintptr
+	base := func(name string) uintptr {
+		f, _ := peer.FieldByName(name)
+		return f.Offset
+	}
+	for _, c := range []struct {
+		name string
+		got  [2]uintptr
+		line uintptr
 	}{
-		{"what every packet reads, and what sending writes", readEnd, sendStart, cacheLine - 8},
-		{"what sending, and what receiving writes", sendEnd, receiveStart, cacheLine},
-		{"what receiving, and what control writes", receiveEnd, coldStart, cacheLine - 8},
+		{"id", lines(peer, "id", 0), 0},
+		{"Keys", lines(peer, "Keys", 0), 0},
+		{"lastSent", lines(peer, "lastSent", 0), 1},
+		{"Counters.tx", lines(counters, "tx", base("Counters")), 1},
+		{"Counters.rx", lines(counters, "rx", base("Counters")), 2},
+		{"lastReceived", lines(peer, "lastReceived", 0), 2},
+		{"vpn", lines(peer, "vpn", 0), 3},
+		{"lifetime", lines(peer, "lifetime", 0), 3},
 	} {
-		if gap.to < gap.from+gap.min {
-			t.Errorf("%s: %d bytes apart", gap.name, int(gap.to)-int(gap.from))
+		if c.got != [2]uintptr{c.line, c.line} {
+			t.Errorf("%s lies in cache lines %d to %d, want %d", c.name, c.got[0], c.got[1], c.line)
 		}
 	}
-	if sendEnd-sendStart > cacheLine || receiveEnd-receiveStart > cacheLine {
-		t.Errorf("sending writes %d bytes, receiving %d", sendEnd-sendStart, receiveEnd-receiveStart)
-	}
-	if size := peer.Size(); size > 512 {
+	if size := peer.Size(); size != 4*cacheLine {
 		t.Errorf("a peer takes %d bytes", size)
 	}
 }

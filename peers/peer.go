@@ -26,8 +26,8 @@ func (k Keepalive) Enabled() bool { return k.Interval != 0 && k.Timeout != 0 }
 
 // Peer is the other end of a tunnel. Its methods may be called concurrently, except SetTransport.
 //
-// The fields are in the order of their use: what every packet reads, what sending writes, what
-// receiving writes (each in cache lines of its own), and what only control touches.
+// It is four cache lines long, which makes it start at one: what every packet reads, what sending
+// writes, what receiving writes, and what only control touches.
 type Peer struct {
 	id        uint32
 	txID      atomic.Uint32
@@ -35,20 +35,17 @@ type Peer struct {
 	transport any
 	Keys      crypto.KeySlots
 
-	_        [cacheLine - 8]byte
-	lastSent atomic.Int64
-
-	Counters Counters
-
+	// The second line begins here, and the third in the middle of Counters.
+	lastSent     atomic.Int64
+	Counters     Counters
 	lastReceived atomic.Int64
-	_            [cacheLine - 8]byte
+	_            [cacheLine - trafficSize - 8]byte
 
-	vpn       atomic.Pointer[vpnAddrs] // nil: none
-	keepalive atomic.Uint64            // Interval<<32 | Timeout
-
-	dump       dumpLinks      // guarded by the mu of the Table that holds the peer
-	sameRemote transportLinks // guarded by the mu of the Table that holds the peer
-	lifetime   lifetime       // owned by the Lifetimes that the peer was given to
+	vpn        atomic.Pointer[vpnAddrs] // nil: none
+	keepalive  atomic.Uint64            // Interval<<32 | Timeout
+	sameRemote transportLinks           // guarded by the mu of the Table that holds the peer
+	lifetime   lifetime                 // owned by the Lifetimes that the peer was given to
+	_          [16]byte
 }
 
 type vpnAddrs struct{ v4, v6 netip.Addr }
