@@ -29,6 +29,9 @@ type Launcher struct {
 	requests  chan func()
 	closeOnce sync.Once
 	done      chan struct{}
+
+	mu      sync.Mutex
+	started []*Process // guarded by mu
 }
 
 // NewLauncher returns a launcher for programs of the tree at root, or of the machine itself if root
@@ -51,10 +54,26 @@ func NewLauncher(root string) (*Launcher, error) {
 	return l, nil
 }
 
-// serve owns the thread, which is never unlocked and so ends with the goroutine.
+// serve owns the thread, which is never unlocked and so ends with the goroutine. Only the process's
+// main thread never ends; a launcher that finds itself there moves on.
 func (l *Launcher) serve(ready chan<- error) {
-	defer close(l.done)
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		moved := make(chan struct{})
+		go func() {
+			runtime.LockOSThread() // another thread: the main one is taken until moved is closed
+			close(moved)
+			l.serveLocked(ready)
+		}()
+		<-moved
+		runtime.UnlockOSThread()
+		return
+	}
+	l.serveLocked(ready)
+}
+
+func (l *Launcher) serveLocked(ready chan<- error) {
+	defer close(l.done)
 	err := l.mount()
 	ready <- err
 	if err != nil {
@@ -142,6 +161,9 @@ func (l *Launcher) Start(c Command) (*Process, error) {
 		return nil, fmt.Errorf("start %s on %s: %w", c.Args[0], c.Node.Name, err)
 	}
 	go p.wait()
+	l.mu.Lock()
+	l.started = append(l.started, p)
+	l.mu.Unlock()
 	return p, nil
 }
 
@@ -168,6 +190,12 @@ func (l *Launcher) run(fn func() error) error {
 // Close kills the processes that still run and removes Dir.
 func (l *Launcher) Close() error {
 	l.closeOnce.Do(func() { close(l.requests) })
+	l.mu.Lock()
+	started := l.started
+	l.mu.Unlock()
+	for _, p := range started {
+		p.Kill()
+	}
 	<-l.done
 	return os.RemoveAll(l.dir)
 }

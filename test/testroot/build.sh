@@ -2,16 +2,26 @@
 # Builds the test root: a Debian trixie tree with OpenVPN 2.7 (built with DCO), iproute2, iperf3 and the
 # other programs the tests drive. The tests enter it with chroot.
 #
-#   build.sh DIR      build into DIR, unless DIR already holds a tree made by this very script
+#   build.sh [DIR]    build into DIR, unless DIR already holds a tree made by this very script;
+#                     without DIR into $OVPN_GO_TESTROOT or root's cache directory
 #
 # The packages come from the mirror that apt on this machine is set up with.
 set -euo pipefail
 
-root=${1:?usage: build.sh DIR}
+root=${1:-${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}}
 want=$(sha256sum "${BASH_SOURCE[0]}" | cut -d' ' -f1)
 stamp=$root/.testroot
 
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
+made() { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; }
+
+if made; then
+	exit 0
+fi
+mkdir -p "$(dirname "$root")"
+# Whoever comes second finds the tree made.
+exec 9>"$root.lock"
+flock 9
+if made; then
 	exit 0
 fi
 command -v mmdebstrap >/dev/null || {
@@ -28,7 +38,6 @@ mirror=$(apt-get indextargets --format '$(SITE)' | grep -v -e security -e 'apt$'
 # Built beside its final place and renamed, so that an interrupted build is never taken for a finished one.
 tmp=$root.new
 rm -rf --one-file-system "$tmp"
-mkdir -p "$(dirname "$root")"
 
 include=openvpn,iproute2,iperf3,iputils-ping,nftables,curl,openssl,procps,socat,tcpdump,libcap2-bin,util-linux
 mmdebstrap --variant=minbase --skip=check/empty \

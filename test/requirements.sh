@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Names what `make test` needs and this machine lacks. It fails only if OVPN_GO_REQUIRE is set:
+# otherwise the tests that need it are skipped, each with its reason.
+set -euo pipefail
+
+missing=()
+need() { missing+=("$1"); }
+
+go=${GO:-go}
+command -v "$go" >/dev/null || { echo "make: Go is missing: https://go.dev/dl/" >&2; exit 1; }
+command -v "${CC:-gcc}" >/dev/null || need "a C compiler, for the race detector: apt-get install gcc libc6-dev"
+[ "$(id -u)" = 0 ] || need "root, for network namespaces and TUN devices"
+[ -c /dev/net/tun ] || need "/dev/net/tun"
+
+root=${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}
+if [ ! -f "$root/.testroot" ]; then
+	if command -v mmdebstrap >/dev/null; then
+		echo "The Debian tree with OpenVPN 2.7 is built first, in $root: 250 MB, about a minute."
+	else
+		need "a Debian tree with OpenVPN 2.7, and mmdebstrap to build it: apt-get install mmdebstrap"
+	fi
+fi
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+echo "This machine lacks:" >&2
+printf '  - %s\n' "${missing[@]}" >&2
+if [ -n "${OVPN_GO_REQUIRE:-}" ]; then
+	exit 1
+fi
+echo "The tests that need it are skipped." >&2
