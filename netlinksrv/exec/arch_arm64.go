@@ -1,0 +1,6 @@
+package exec
+
+import "golang.org/x/sys/unix"
+
+// auditArch is what struct seccomp_data says of our own architecture's system calls.
+const auditArch = unix.AUDIT_ARCH_AARCH64

@@ -1,0 +1,34 @@
+// Package exec runs an unmodified program so that its netlink sockets reach our server.
+//
+// The program (the client, with every process it starts) runs under a seccomp filter with a
+// user-notification listener. Creating a netlink socket of the generic or the route family is
+// notified, and so are the socket calls on the descriptors that we answer with. Nothing else the
+// client does is: those descriptors lie in a window of high numbers that the filter can compare,
+// so the rest of the client's system calls runs at full speed.
+//
+// # Processes
+//
+//	supervisor   the process that called Run: server, listener, answers
+//	  └─ guard   our own binary again: installs the filter, starts the client, reaps, sweeps
+//	       └─ client and all its descendants
+//
+// Supervisor and guard are child subreapers joined by a socketpair. When either disappears the
+// other kills everything that is left, so that no client outlives its netlink server.
+//
+// # Sockets
+//
+// A generic netlink socket is one end of an AF_UNIX pair whose other end bears a name that reads
+// as the kernel's sockaddr_nl. Receiving, polling, dup, fork and passing it on are then the
+// kernel's own; only naming, options and sends are answered here (generic.go).
+//
+// A route socket is a real one. Only what is sent on it is read, to find the few messages about
+// links of kind "ovpn" (route.go). One whose answers must mention our links is replaced by a pair
+// in front of the real socket (relay.go).
+//
+// # Limits
+//
+// Linux 5.14 or later (SECCOMP_ADDFD_FLAG_SEND); 5.19 for clients whose threads are hit by many
+// signals (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). The client can't install a notification
+// listener of its own. Requests through io_uring and from programs of another architecture pass
+// by. It is a compatibility layer, not a sandbox: a client that wants to escape it can.
+package exec

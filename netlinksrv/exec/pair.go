@@ -1,0 +1,297 @@
+package exec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
+)
+
+// pair is our end of an AF_UNIX SEQPACKET pair, whose other end the client takes for a netlink
+// socket. What we send is queued at the client's end, so that receiving, peeking, polling and
+// waiting need nothing of us; we keep no copy of that end, so that its end of file tells us that
+// the client closed its last descriptor.
+type pair struct {
+	file *os.File
+	conn syscall.RawConn
+	wait *sync.WaitGroup // of the goroutine that empties the backlog
+
+	mu      sync.Mutex
+	backlog [][]byte // guarded by mu: what the socket could not take
+	size    int      // guarded by mu: bytes in backlog
+	closed  bool     // guarded by mu
+}
+
+const (
+	// pairBuffer is how much of the client's unread datagrams the socket holds where we may choose.
+	// The kernel makes a dump as the client reads it, we make all of it before the request returns,
+	// and a client that does not wait must find it: about 100,000 peers.
+	pairBuffer = 32 << 20
+	// backlogLimit is how much more we hold ourselves, where we may not.
+	backlogLimit = 64 << 20
+)
+
+// errOverrun says that the client does not read what is sent to it.
+var errOverrun = fmt.Errorf("client does not read: %w", unix.ENOBUFS)
+
+// newPair makes a pair of sockets that belong to ns and returns our end and the client's with its
+// cookie. The client's descriptor is the caller's to close.
+func newPair(in func(func() error) error, nonblock bool, wait *sync.WaitGroup) (p *pair, client int, cookie uint64, err error) {
+	var fds [2]int
+	err = in(func() error {
+		fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("socketpair", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, -1, 0, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fds[0])
+			unix.Close(fds[1])
+		}
+	}()
+	if err := bindAsKernel(fds[0]); err != nil {
+		return nil, -1, 0, err
+	}
+	// Datagrams that reach us without a notification, by way of a duplicate, carry their sender.
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return nil, -1, 0, os.NewSyscallError("setsockopt SO_PASSCRED", err)
+	}
+	if unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, pairBuffer) != nil {
+		unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, pairBuffer)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, -1, 0, os.NewSyscallError("fcntl", err)
+	}
+	if err := unix.SetNonblock(fds[1], nonblock); err != nil {
+		return nil, -1, 0, os.NewSyscallError("fcntl", err)
+	}
+	cookie, err = unix.GetsockoptUint64(fds[1], unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return nil, -1, 0, os.NewSyscallError("getsockopt SO_COOKIE", err)
+	}
+	file := os.NewFile(uintptr(fds[0]), "netlink pair")
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return nil, -1, 0, err
+	}
+	return &pair{file: file, conn: conn, wait: wait}, fds[1], cookie, nil
+}
+
+// kernelNames counts the names given out. It starts anywhere, as other supervisors may use the
+// same network namespace.
+var kernelNames atomic.Uint32
+
+func init() { kernelNames.Store(rand.Uint32()) }
+
+// bindAsKernel gives a UNIX socket a name that reads as the kernel's struct sockaddr_nl: 12 bytes
+// in all, nl_pid 0. The padding's first zero makes the name abstract. Names must differ within a
+// network namespace, so nl_groups, which nobody looks at, counts. Only the family field betrays
+// it; libraries check the length and nl_pid (libnl, libmnl, iproute2).
+func bindAsKernel(fd int) error {
+	for {
+		var name [10]byte // nl_pad, nl_pid, nl_groups
+		binary.NativeEndian.PutUint32(name[6:], kernelNames.Add(1))
+		// "@" stands for the leading zero of an abstract name.
+		err := unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + string(name[1:])})
+		if err == nil {
+			return nil
+		}
+		if err != unix.EADDRINUSE {
+			return os.NewSyscallError("bind", err)
+		}
+	}
+}
+
+// deliver queues a datagram for the client and never blocks. errOverrun, or os.ErrClosed once the
+// client has closed its end.
+func (p *pair) deliver(datagram []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return os.ErrClosed
+	}
+	if len(p.backlog) == 0 {
+		err := p.push(datagram)
+		if err != unix.EAGAIN {
+			return err
+		}
+		p.wait.Add(1)
+		go p.flush()
+	}
+	if p.size+len(datagram) > backlogLimit {
+		return errOverrun
+	}
+	p.backlog = append(p.backlog, append([]byte(nil), datagram...))
+	p.size += len(datagram)
+	return nil
+}
+
+// push sends a datagram if the socket takes it.
+func (p *pair) push(datagram []byte) error {
+	var inner error
+	err := p.conn.Control(func(fd uintptr) {
+		_, inner = ignoringEINTR(func() (int, error) {
+			return unix.SendmsgN(int(fd), datagram, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if inner == unix.EPIPE || inner == unix.ECONNRESET {
+		return os.ErrClosed
+	}
+	return inner
+}
+
+// flush sends the backlog as the client makes room, then ends.
+func (p *pair) flush() {
+	defer p.wait.Done()
+	err := p.conn.Write(func(uintptr) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for len(p.backlog) > 0 {
+			err := p.push(p.backlog[0])
+			if err == unix.EAGAIN {
+				return false
+			}
+			p.size -= len(p.backlog[0])
+			p.backlog = p.backlog[1:]
+		}
+		p.backlog = nil
+		return true
+	})
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.backlog, p.size = nil, 0
+	}
+}
+
+// unread says whether the client has datagrams to read.
+func (p *pair) unread() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.backlog) > 0 {
+		return true
+	}
+	queued := 0
+	err := p.conn.Control(func(fd uintptr) { queued, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return err == nil && queued > 0
+}
+
+// grow makes room for what the client asked for with SO_RCVBUF, where it exceeds ours.
+func (p *pair) grow(size int) {
+	p.conn.Control(func(fd uintptr) {
+		have, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+		if err == nil && have < size {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size)
+		}
+	})
+}
+
+// receive waits for a datagram that the client sent without our being notified, through a
+// duplicate below the window, and returns it with its sender's process. io.EOF's equivalent here
+// is os.ErrClosed: nobody has the client's end any more, or we have closed ours.
+func (p *pair) receive() (datagram []byte, pid int, err error) {
+	var inner error
+	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	err = p.conn.Read(func(conn uintptr) bool {
+		fd := int(conn)
+		var size int
+		size, inner = ignoringEINTR(func() (int, error) {
+			n, _, err := unix.Recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+			return n, err
+		})
+		if inner == unix.EAGAIN {
+			return false
+		}
+		if inner != nil {
+			return true
+		}
+		if size == 0 {
+			switch events := eventsOf(fd); {
+			case events&unix.POLLHUP != 0:
+				inner = os.ErrClosed
+				return true
+			case events&unix.POLLRDHUP != 0:
+				return false // shut down for sending; the end of file comes later
+			}
+		}
+		datagram = make([]byte, size)
+		var oobn int
+		_, inner = ignoringEINTR(func() (n int, err error) {
+			n, oobn, _, _, err = unix.Recvmsg(fd, datagram, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			return n, err
+		})
+		oob = oob[:oobn]
+		return inner != unix.EAGAIN
+	})
+	if err == nil {
+		err = inner
+	}
+	if err != nil {
+		if errors.Is(err, unix.ECONNRESET) {
+			err = os.ErrClosed // the client closed with our datagrams unread
+		}
+		return nil, 0, err
+	}
+	return datagram, senderOf(oob), nil
+}
+
+// eventsOf returns what poll says of a descriptor right now.
+func eventsOf(fd int) int16 {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+	if _, err := unix.Poll(fds, 0); err != nil {
+		return 0
+	}
+	return fds[0].Revents
+}
+
+// senderOf returns the process in a control buffer's SCM_CREDENTIALS, or 0.
+func senderOf(oob []byte) int {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0
+	}
+	for _, m := range messages {
+		if cred, err := unix.ParseUnixCredentials(&m); err == nil {
+			return int(cred.Pid)
+		}
+		if fds, err := unix.ParseUnixRights(&m); err == nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}
+	return 0
+}
+
+// close releases our end; the client then sees an end of file. It may be called more than once.
+func (p *pair) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.file.Close()
+}
+
+// enter returns what runs a function inside ns. Entering takes a thread of its own and privilege,
+// so for the namespace that we are in anyway it does neither.
+func (s *session) enter(ns *netns.NS) func(func() error) error {
+	if ns.ID() == s.home {
+		return func(fn func() error) error { return fn() }
+	}
+	return ns.Do
+}

@@ -1,0 +1,276 @@
+package exec
+
+import (
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
+)
+
+// session answers the notified calls of one client and its descendants.
+type session struct {
+	server     server
+	logger     *slog.Logger
+	beforeBind func(ns netns.ID, port uint16)
+	home       netns.ID // our own network namespace
+	listener   *listener
+	injector   injector
+
+	calls    sync.WaitGroup // notified calls being answered
+	sockets  sync.WaitGroup // goroutines of sockets
+	fullOnce sync.Once
+
+	mu        sync.Mutex
+	endpoints map[uint64]endpoint // guarded by mu: by the cookie of the client's end
+	closed    bool                // guarded by mu
+}
+
+// endpoint is a socket whose calls we answer: the client holds one end of a pair, we the other.
+// Its methods answer the call.
+type endpoint interface {
+	bind(c *call, address netlinkAddress)
+	connect(c *call, address netlinkAddress, disconnect bool)
+	name(c *call, peer bool)
+	setOption(c *call, fd int)
+	getOption(c *call)
+	send(c *call, fd int)
+	// hangUp ends the endpoint; its goroutine then lets go of everything.
+	hangUp()
+}
+
+func newSession(server server, logger *slog.Logger, beforeBind func(netns.ID, uint16)) *session {
+	s := &session{server: server, logger: logger, beforeBind: beforeBind, endpoints: make(map[uint64]endpoint)}
+	if ns, err := netns.Current(); err == nil {
+		s.home = ns.ID()
+		ns.Close()
+	}
+	return s
+}
+
+// start must be called before the listener's first notification is passed to notified.
+func (s *session) start(l *listener, w window) {
+	s.listener = l
+	s.injector.window = w
+}
+
+// close ends every socket and waits for all that the session started. The listener must have
+// been shut down.
+func (s *session) close() {
+	s.calls.Wait()
+	s.mu.Lock()
+	s.closed = true
+	for _, e := range s.endpoints {
+		e.hangUp()
+	}
+	s.mu.Unlock()
+	s.sockets.Wait()
+	if s.listener != nil {
+		s.listener.close()
+	}
+}
+
+// register makes an endpoint known by its cookie, before the client can use it.
+func (s *session) register(cookie uint64, e endpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endpoints[cookie] = e
+}
+
+func (s *session) forget(cookie uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.endpoints, cookie)
+}
+
+func (s *session) lookup(cookie uint64) endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endpoints[cookie]
+}
+
+// notified starts answering a notification. Each has a goroutine of its own, so that a slow
+// request delays nobody but the thread that made it.
+func (s *session) notified(n notification) {
+	s.calls.Add(1)
+	go func() {
+		defer s.calls.Done()
+		c := &call{
+			session: s,
+			task:    &task{tid: int(n.tid), alive: func() bool { return s.listener.valid(n.id) }},
+			nr:      int(n.nr),
+			args:    n.args,
+			id:      n.id,
+		}
+		if c.nr == unix.SYS_SOCKET {
+			s.socket(c, n)
+			return
+		}
+		if c.nr == unix.SYS_BIND {
+			s.bind(c)
+			return
+		}
+		s.socketCall(c)
+	}()
+}
+
+// socket answers socket(AF_NETLINK, ...).
+func (s *session) socket(c *call, n notification) {
+	const flags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	kind := int(uint32(c.args[1]))
+	if t := kind &^ flags; t != unix.SOCK_RAW && t != unix.SOCK_DGRAM {
+		c.continues() // ESOCKTNOSUPPORT, EINVAL
+		return
+	}
+	request := socketRequest{
+		kind:     kind &^ flags,
+		nonblock: kind&unix.SOCK_NONBLOCK != 0,
+		cloexec:  kind&unix.SOCK_CLOEXEC != 0,
+	}
+	var err error
+	if uint32(c.args[2]) == unix.NETLINK_GENERIC {
+		err = s.openGeneric(c, n, request)
+	} else {
+		err = s.openRoute(c, n, request)
+	}
+	switch {
+	case err == nil, errors.Is(err, errGone):
+	case errors.Is(err, errWindowFull), errors.Is(err, unix.EBADF), errors.Is(err, unix.EPERM):
+		// The client then has a socket of the kernel's, where only ours is missing.
+		s.fullOnce.Do(func() {
+			s.logger.Warn("a netlink socket of the client is not served", "error", err, "pid", c.task.PID())
+		})
+		c.continues()
+	default:
+		s.logger.Error("open a netlink socket for the client", "error", err)
+		c.fails(errnoFor(err))
+	}
+}
+
+// socketRequest is what a socket call asks for.
+type socketRequest struct {
+	kind              int // SOCK_RAW or SOCK_DGRAM
+	nonblock, cloexec bool
+}
+
+// bind answers bind, which is notified for every descriptor.
+func (s *session) bind(c *call) {
+	address, err := c.socketAddress(c.args[1], int32(c.args[2]))
+	if err != nil || len(address) < 2 {
+		c.continues() // the kernel knows best what is wrong
+		return
+	}
+	switch binary.NativeEndian.Uint16(address) {
+	case unix.AF_INET, unix.AF_INET6:
+		s.announceBind(c, address)
+		c.continues()
+	case unix.AF_NETLINK:
+		s.socketCall(c)
+	default:
+		if s.injector.window.contains(c.fd()) {
+			s.socketCall(c)
+			return
+		}
+		c.continues()
+	}
+}
+
+// announceBind tells the datapath that a client takes a port: a client that restarts does so
+// microseconds after it closed its previous socket, of which we may still hold a duplicate.
+func (s *session) announceBind(c *call, address []byte) {
+	if s.beforeBind == nil || len(address) < 4 {
+		return
+	}
+	port := binary.BigEndian.Uint16(address[2:])
+	if port == 0 {
+		return
+	}
+	ns, err := c.task.NetNS()
+	if err != nil {
+		return
+	}
+	defer ns.Close()
+	s.beforeBind(ns.ID(), port)
+}
+
+// socketCall answers a call on a descriptor that may be one of ours.
+func (s *session) socketCall(c *call) {
+	fd, err := c.task.take(c.fd())
+	if err != nil {
+		if !errors.Is(err, unix.EBADF) && !errors.Is(err, errGone) {
+			s.logger.Warn("look at a descriptor of the client", "error", err, "pid", c.task.PID())
+		}
+		c.continues()
+		return
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		c.continues() // not a socket
+		return
+	}
+	if e := s.lookup(cookie); e != nil {
+		s.endpointCall(c, e, fd)
+		return
+	}
+	if c.sends() && isRoute(fd) {
+		s.sendRoute(c, fd)
+		return
+	}
+	c.continues()
+}
+
+// sends says whether the call is one of those that send.
+func (c *call) sends() bool {
+	switch c.nr {
+	case unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_WRITE, unix.SYS_WRITEV:
+		return true
+	}
+	return false
+}
+
+// endpointCall answers a call on a pair's client end, of which fd is a duplicate.
+func (s *session) endpointCall(c *call, e endpoint, fd int) {
+	switch c.nr {
+	case unix.SYS_BIND:
+		address, err := c.socketAddress(c.args[1], int32(c.args[2]))
+		if err == nil {
+			var parsed netlinkAddress
+			if parsed, err = parseNetlinkAddress(address); err == nil {
+				e.bind(c, parsed)
+				return
+			}
+		}
+		c.fails(errnoFor(err))
+	case unix.SYS_CONNECT:
+		address, err := c.socketAddress(c.args[1], int32(c.args[2]))
+		if err == nil && len(address) < 2 {
+			err = unix.EINVAL
+		}
+		if err == nil {
+			if binary.NativeEndian.Uint16(address) == unix.AF_UNSPEC {
+				e.connect(c, netlinkAddress{}, true)
+				return
+			}
+			var parsed netlinkAddress
+			if parsed, err = parseNetlinkAddress(address); err == nil {
+				e.connect(c, parsed, false)
+				return
+			}
+		}
+		c.fails(errnoFor(err))
+	case unix.SYS_GETSOCKNAME:
+		e.name(c, false)
+	case unix.SYS_GETPEERNAME:
+		e.name(c, true)
+	case unix.SYS_SETSOCKOPT:
+		e.setOption(c, fd)
+	case unix.SYS_GETSOCKOPT:
+		e.getOption(c)
+	default:
+		e.send(c, fd)
+	}
+}

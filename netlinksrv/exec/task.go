@@ -1,0 +1,160 @@
+package exec
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
+)
+
+// task is the thread that makes a notified call. What it says of itself is read from /proc at the
+// moment it is asked for, as the thread may change it between calls.
+//
+// While a notified thread waits for its answer, neither its id nor its process's can be reused.
+// Every method that opens something by an id checks afterwards that the thread still waited.
+type task struct {
+	tid   int
+	alive func() bool // whether the thread that tid named at first is still the one
+	// limit is the credentials that a request may not exceed, those of the socket's opener.
+	limit *credentials
+}
+
+// NetNS returns the network namespace that the thread is in. The caller closes it.
+func (t *task) NetNS() (*netns.NS, error) {
+	ns, err := netns.OfThread(t.tid)
+	if err != nil {
+		return nil, err
+	}
+	if !t.alive() {
+		ns.Close()
+		return nil, errGone
+	}
+	return ns, nil
+}
+
+// CanAdmin says whether the thread has CAP_NET_ADMIN over the user namespace that owns ns, and
+// the socket's opener had it too: netlink asks both.
+func (t *task) CanAdmin(ns *netns.NS) bool {
+	if t.limit != nil && !t.limit.admin(ns) {
+		return false
+	}
+	c, err := t.credentials()
+	return err == nil && c.admin(ns)
+}
+
+// PID returns the thread's process, in our pid namespace; 0 if it is gone.
+func (t *task) PID() int {
+	status, err := t.status()
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(string(statusField(status, "Tgid")))
+	if err != nil {
+		return 0
+	}
+	return pid
+}
+
+// File returns a duplicate of the thread's descriptor fd, unix.EBADF if it has none.
+func (t *task) File(fd int) (*os.File, error) {
+	dup, err := t.take(fd)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d of the client: %w", fd, err)
+	}
+	return os.NewFile(uintptr(dup), "client descriptor "+strconv.Itoa(fd)), nil
+}
+
+// take is File with a bare descriptor.
+func (t *task) take(fd int) (int, error) {
+	pidfd, err := t.pidfd()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(pidfd)
+	dup, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, err
+	}
+	if !t.alive() {
+		unix.Close(dup)
+		return -1, errGone
+	}
+	return dup, nil
+}
+
+// pidfd opens the thread. It has descriptors of its own if it left the process's table, and they
+// are the only ones after the process's first thread has ended.
+func (t *task) pidfd() (int, error) {
+	const pidfdThread = unix.O_EXCL // PIDFD_THREAD, Linux 6.9
+	fd, err := unix.PidfdOpen(t.tid, pidfdThread)
+	if err != unix.EINVAL {
+		return fd, err
+	}
+	pid := t.PID()
+	if pid == 0 {
+		return -1, errGone
+	}
+	return unix.PidfdOpen(pid, 0)
+}
+
+// status reads /proc/TID/status.
+func (t *task) status() ([]byte, error) {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(t.tid) + "/status")
+	if err != nil {
+		return nil, err
+	}
+	if !t.alive() {
+		return nil, errGone
+	}
+	return status, nil
+}
+
+// statusField returns a field's value from /proc/PID/status, nil if it is not there.
+func statusField(status []byte, name string) []byte {
+	for line := range bytes.Lines(status) {
+		if key, value, ok := bytes.Cut(line, []byte(":")); ok && string(key) == name {
+			return bytes.TrimSpace(value)
+		}
+	}
+	return nil
+}
+
+// read copies n bytes from the thread's memory. unix.EFAULT means what it means to the kernel.
+func (t *task) read(address uint64, n int) ([]byte, error) {
+	b := make([]byte, n)
+	got, err := readProcess(t.tid, b, address)
+	switch {
+	case err != nil:
+		return nil, err
+	case !t.alive():
+		return nil, errGone
+	case got != n:
+		return nil, unix.EFAULT
+	}
+	return b, nil
+}
+
+// write copies b into the thread's memory.
+func (t *task) write(address uint64, b []byte) error {
+	if !t.alive() {
+		return errGone
+	}
+	n, err := writeProcess(t.tid, b, address)
+	if err == nil && n != len(b) {
+		err = unix.EFAULT
+	}
+	return err
+}
+
+// errnoFor is the errno with which a call fails when looking at the client failed with err.
+func errnoFor(err error) unix.Errno {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		return errno
+	}
+	return unix.EIO
+}
