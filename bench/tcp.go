@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -46,5 +47,9 @@ func dialTCP(ctx context.Context, node *Node, to net.Addr) (conn net.Conn, err e
 		conn, err = dialer.DialContext(ctx, "tcp", to.String())
 		return err
 	})
-	return conn, err
+	if err != nil {
+		// The dialer says "timeout" where the context has ended.
+		return nil, errors.Join(err, context.Cause(ctx))
+	}
+	return conn, nil
 }
