@@ -1,0 +1,158 @@
+package netlinksrv
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/datapath"
+	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
+)
+
+// linkKind is the rtnetlink kind of the links that the server makes (IFLA_INFO_KIND).
+const linkKind = "ovpn"
+
+// link is an interface of kind ovpn.
+type link struct{ dev device }
+
+// place is where an interface is: no two interfaces of a namespace ever have the same index, not even one after
+// the other.
+type place struct {
+	ns      netns.ID
+	ifindex uint32
+}
+
+func (l *link) place() place { return place{l.dev.NetNS(), uint32(l.dev.Ifindex())} }
+
+// tombstones remembers the last links that are gone, because the kernel's last message about a link may be read
+// after it. It holds so many that a reader would have to be far behind to miss one.
+type tombstones struct {
+	places [256]place
+	modes  [256]peers.Mode
+	next   int
+}
+
+func (t *tombstones) add(at place, mode peers.Mode) {
+	t.places[t.next], t.modes[t.next] = at, mode
+	t.next = (t.next + 1) % len(t.places)
+}
+
+func (t *tombstones) mode(at place) (peers.Mode, bool) {
+	for i := range t.places {
+		if t.places[i] == at && at.ifindex != 0 {
+			return t.modes[i], true
+		}
+	}
+	return 0, false
+}
+
+// createLink makes an interface and its device. The error keeps the kernel's errno.
+func (s *Server) createLink(cfg datapath.Config) (*link, error) {
+	cfg.Sockets = s.sockets
+	cfg.Notify = s.notify
+	cfg.Logger = s.log
+	// Held while the interface comes into being, so that nobody can ask about it before it is known as ours.
+	s.linkMu.Lock()
+	defer s.linkMu.Unlock()
+	if s.linksClosed {
+		return nil, unix.ESHUTDOWN
+	}
+	dev, err := s.newDevice(cfg)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{dev: dev}
+	s.links = append(s.links, l)
+	s.watches.Go(func() {
+		<-dev.Done()
+		s.forget(l)
+	})
+	return l, nil
+}
+
+// forget drops a link whose interface is gone.
+func (s *Server) forget(l *link) {
+	s.linkMu.Lock()
+	defer s.linkMu.Unlock()
+	for i := range s.links {
+		if s.links[i] == l {
+			s.links = append(s.links[:i:i], s.links[i+1:]...)
+			s.gone.add(l.place(), l.dev.Mode())
+			return
+		}
+	}
+}
+
+// linkAt returns the link with that index in a namespace, nil if it is not one of ours.
+func (s *Server) linkAt(ns netns.ID, ifindex uint32) *link {
+	s.linkMu.RLock()
+	defer s.linkMu.RUnlock()
+	at := place{ns, ifindex}
+	for _, l := range s.links {
+		if l.place() == at {
+			return l
+		}
+	}
+	return nil
+}
+
+// hasLinks reports whether any of our links is in a namespace.
+func (s *Server) hasLinks(ns netns.ID) bool {
+	s.linkMu.RLock()
+	defer s.linkMu.RUnlock()
+	for _, l := range s.links {
+		if l.dev.NetNS() == ns {
+			return true
+		}
+	}
+	return false
+}
+
+// modeAt returns the mode of the link, present or past, with that index in a namespace.
+func (s *Server) modeAt(ns netns.ID, ifindex uint32) (peers.Mode, bool) {
+	if l := s.linkAt(ns, ifindex); l != nil {
+		return l.dev.Mode(), true
+	}
+	s.linkMu.RLock()
+	defer s.linkMu.RUnlock()
+	return s.gone.mode(place{ns, ifindex})
+}
+
+// configureLink applies what the kernel applies to a link that it creates. body is the RTM_NEWLINK request for
+// it, without its header.
+func configureLink(ns *netns.NS, body []byte) error {
+	c, err := dialNetlink(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	_, err = c.ask(unix.RTM_NEWLINK, 0, body)
+	return err
+}
+
+// findByName returns the index of the interface that has a name, or has it as an alternative one; 0 if there is
+// none.
+func findByName(ns *netns.NS, name string) (uint32, error) {
+	c, err := dialNetlink(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	var b builder
+	b.buf = append(b.buf, make([]byte, unix.SizeofIfInfomsg)...)
+	b.text(unix.IFLA_IFNAME, name)
+	answers, err := c.ask(unix.RTM_GETLINK, 0, b.buf)
+	if errors.Is(err, unix.ENODEV) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, msg := range answers {
+		if info, ok := parseLinkMessage(msg); ok {
+			return info.index, nil
+		}
+	}
+	return 0, nil
+}

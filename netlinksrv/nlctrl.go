@@ -1,0 +1,240 @@
+package netlinksrv
+
+import (
+	"bytes"
+
+	"golang.org/x/sys/unix"
+)
+
+// The generic netlink controller, "nlctrl", tells clients which families there are. The kernel's answers for all
+// families but ours; what is below makes it look as if it did for ours too.
+
+const (
+	ctrlVersion = 2 // of the controller family
+
+	maxFamilyName = unix.GENL_NAMSIZ - 1
+)
+
+// Flags of an operation as the controller shows them (GENL_ADMIN_PERM and so on).
+const (
+	ctrlOpAdmin     = 0x01
+	ctrlOpDo        = 0x02
+	ctrlOpDump      = 0x04
+	ctrlOpHasPolicy = 0x08
+)
+
+// question is what a message to the controller asks.
+type question uint8
+
+const (
+	questionForeign  question = iota // nothing that concerns our family
+	questionFamily                   // for our family
+	questionFamilies                 // for all families
+	questionPolicy                   // for our family's policies
+)
+
+// controllerQuestion looks at a message to the controller. What the controller would refuse is foreign: it shall
+// say so itself.
+func (s *Server) controllerQuestion(msg []byte) question {
+	h := parseHeader(msg)
+	if h.flags&unix.NLM_F_REQUEST == 0 || len(msg) < firstAttribute {
+		return questionForeign
+	}
+	switch cmd := msg[headerSize]; {
+	case cmd == unix.CTRL_CMD_GETFAMILY && h.isDump():
+		return questionFamilies
+	case cmd == unix.CTRL_CMD_GETFAMILY && s.namesOurFamily(msg):
+		return questionFamily
+	case cmd == unix.CTRL_CMD_GETPOLICY && h.isDump() && s.wantsOurPolicy(msg):
+		return questionPolicy
+	}
+	return questionForeign
+}
+
+// namesOurFamily reports whether a well-formed CTRL_CMD_GETFAMILY is for our family. The name decides if there
+// are a name and an id. Attributes are parsed as leniently as by the kernel.
+func (s *Server) namesOurFamily(msg []byte) bool {
+	var name, id attribute
+	each(msg, firstAttribute, func(a attribute) {
+		switch a.number() {
+		case unix.CTRL_ATTR_FAMILY_ID:
+			id = a
+		case unix.CTRL_ATTR_FAMILY_NAME:
+			name = a
+		}
+	})
+	if id.present() && len(id.payload) < 2 {
+		return false
+	}
+	if name.present() {
+		return isOurName(name.payload)
+	}
+	return id.present() && nativeEndian.Uint16(id.payload) == s.ids.family
+}
+
+// wantsOurPolicy reports whether a well-formed CTRL_CMD_GETPOLICY is for our family. The id decides if there are
+// a name and an id. Attributes are parsed as strictly as by the kernel.
+func (s *Server) wantsOurPolicy(msg []byte) bool {
+	var name, id attribute
+	r := attributeReader{rest: msg[firstAttribute:], offset: firstAttribute}
+	for a, ok := r.next(); ok; a, ok = r.next() {
+		valid := false
+		switch a.number() {
+		case unix.CTRL_ATTR_FAMILY_ID:
+			valid, id = len(a.payload) == 2, a
+		case unix.CTRL_ATTR_FAMILY_NAME:
+			end := bytes.IndexByte(a.payload, 0)
+			valid, name = end >= 0 && end <= maxFamilyName && len(a.payload) <= maxFamilyName+1, a
+		case unix.CTRL_ATTR_OP:
+			valid = len(a.payload) == 4
+		}
+		if !valid || a.nested() {
+			return false
+		}
+	}
+	switch {
+	case r.leftover() > 0:
+		return false
+	case id.present():
+		return nativeEndian.Uint16(id.payload) == s.ids.family
+	}
+	return name.present() && isOurName(name.payload)
+}
+
+// isOurName compares a NUL-terminated name, which may have bytes behind its end.
+func isOurName(name []byte) bool {
+	end := bytes.IndexByte(name, 0)
+	return end >= 0 && len(name) <= maxFamilyName+1 && string(name[:end]) == familyName
+}
+
+// serveController answers a message to the controller that is not foreign.
+func (g *GenericSocket) serveController(task Task, msg []byte) {
+	switch g.server.controllerQuestion(msg) {
+	case questionFamily:
+		h := parseHeader(msg)
+		g.post(g.server.describeFamily(h, g.Port(), 0))
+		if h.flags&unix.NLM_F_ACK != 0 {
+			g.post(acknowledge(msg, g.Port(), nil, g.ackOptions()))
+		}
+	case questionFamilies:
+		if g.dumping() || g.merge.Load() != nil {
+			g.post(acknowledge(msg, g.Port(), &requestError{errno: unix.EBUSY}, g.ackOptions()))
+			return
+		}
+		g.merge.Store(&familyMerge{header: parseHeader(msg)})
+		if err := g.relay(task, msg); err != nil {
+			g.merge.Store(nil)
+		}
+	case questionPolicy:
+		d, err := g.server.policyDump(msg, g.Port())
+		if err == nil && g.dumping() {
+			err = &requestError{errno: unix.EBUSY}
+		}
+		if err != nil {
+			g.post(acknowledge(msg, g.Port(), err, g.ackOptions()))
+			return
+		}
+		g.startDump(d)
+	}
+}
+
+// describeFamily builds the controller's CTRL_CMD_NEWFAMILY message for our family.
+func (s *Server) describeFamily(req header, port uint32, flags uint16) []byte {
+	var b builder
+	start := b.generic(header{kind: unix.GENL_ID_CTRL, flags: flags, seq: req.seq, port: port},
+		unix.CTRL_CMD_NEWFAMILY, ctrlVersion)
+	b.text(unix.CTRL_ATTR_FAMILY_NAME, familyName)
+	b.u16(unix.CTRL_ATTR_FAMILY_ID, s.ids.family)
+	b.u32(unix.CTRL_ATTR_VERSION, familyVersion)
+	b.u32(unix.CTRL_ATTR_HDRSIZE, 0)
+	b.u32(unix.CTRL_ATTR_MAXATTR, 0)
+	// These nests are older than NLA_F_NESTED and do not have it. They count their members from 1.
+	ops := b.nest(unix.CTRL_ATTR_OPS)
+	for i, op := range operations {
+		one := b.nest(uint16(i + 1))
+		b.u32(unix.CTRL_ATTR_OP_ID, uint32(op.cmd))
+		b.u32(unix.CTRL_ATTR_OP_FLAGS, op.flags())
+		b.endNest(one)
+	}
+	b.endNest(ops)
+	groups := b.nest(unix.CTRL_ATTR_MCAST_GROUPS)
+	one := b.nest(1)
+	b.u32(unix.CTRL_ATTR_MCAST_GRP_ID, s.ids.group)
+	b.text(unix.CTRL_ATTR_MCAST_GRP_NAME, groupName)
+	b.endNest(one)
+	b.endNest(groups)
+	b.endMessage(start)
+	return b.buf
+}
+
+func (op *operation) flags() uint32 {
+	flags := uint32(ctrlOpAdmin | ctrlOpHasPolicy)
+	if op.do != nil {
+		flags |= ctrlOpDo
+	}
+	if op.dump != nil {
+		flags |= ctrlOpDump
+	}
+	return flags
+}
+
+// familyMerge is a dump of families that the kernel is giving and our family is put into.
+type familyMerge struct{ header header }
+
+// postRelayed delivers what the kernel sent to the twin.
+func (g *GenericSocket) postRelayed(datagram []byte) error {
+	merge := g.merge.Load()
+	if merge == nil {
+		return g.tryPost(datagram)
+	}
+	out, ended, failed := g.server.mergeFamilies(datagram, merge.header.seq)
+	if ended {
+		// In a datagram of its own, before the one that ends the dump.
+		if err := g.tryPost(g.server.describeFamily(merge.header, g.Port(), unix.NLM_F_MULTI)); err != nil {
+			return err
+		}
+	}
+	if ended || failed {
+		g.merge.Store(nil)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return g.tryPost(out)
+}
+
+// mergeFamilies looks at one datagram of a dump of families: it takes out the kernel's own family of our name, if
+// there is one, and finds the end of the dump.
+func (s *Server) mergeFamilies(datagram []byte, seq uint32) (out []byte, ended, failed bool) {
+	for rest := datagram; ; {
+		msg, after, ok := cutMessage(rest)
+		if !ok {
+			return append(out, rest...), ended, failed
+		}
+		size := len(rest) - len(after)
+		h := parseHeader(msg)
+		switch {
+		case h.seq != seq:
+		case h.kind == unix.NLMSG_ERROR:
+			failed = true
+		case h.kind == unix.NLMSG_DONE:
+			failed = len(msg) >= headerSize+errorCodeSize && nativeEndian.Uint32(msg[headerSize:]) != 0
+			ended = !failed
+		case h.kind == unix.GENL_ID_CTRL && s.isNamesake(msg):
+			rest = after
+			continue
+		}
+		out = append(out, rest[:size]...)
+		rest = after
+	}
+}
+
+// isNamesake reports whether a CTRL_CMD_NEWFAMILY message is about a family of the kernel's with our name.
+func (s *Server) isNamesake(msg []byte) (found bool) {
+	each(msg, firstAttribute, func(a attribute) {
+		if a.number() == unix.CTRL_ATTR_FAMILY_NAME && isOurName(a.payload) {
+			found = true
+		}
+	})
+	return found
+}

@@ -1,0 +1,62 @@
+package netlinksrv
+
+import (
+	"context"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/datapath"
+)
+
+// notify multicasts an event of a device to the members of group "peers" in the network namespace of the peer's
+// transport socket, which need not be the device's. It is called by the device, within requests too, so it must
+// only deliver.
+func (s *Server) notify(ev datapath.Event) {
+	msg := s.notification(ev)
+	if msg == nil {
+		return
+	}
+	if s.log.Enabled(context.Background(), slog.LevelDebug) {
+		s.log.Debug("netlink notification", "message", decode(msg))
+	}
+	for _, g := range s.genericSockets() {
+		if g.member.Load() && g.ns.ID() == ev.NetNS {
+			// Each its own copy: a delivered datagram is the callee's.
+			g.post(append([]byte(nil), msg...))
+		}
+	}
+}
+
+// notification builds the message for an event. As everything that nobody asked for, it has no sequence number
+// and no port.
+func (s *Server) notification(ev datapath.Event) []byte {
+	var b builder
+	begin := func(cmd uint8, nest uint16) (message, inner int) {
+		message = b.generic(header{kind: s.ids.family}, cmd, familyVersion)
+		b.u32(attrIfindex, uint32(ev.Ifindex))
+		return message, b.nest(nest | unix.NLA_F_NESTED)
+	}
+	var message, inner int
+	switch ev.Kind {
+	case datapath.PeerDeleted:
+		message, inner = begin(cmdPeerDelNtf, attrPeer)
+		b.u32(peerDelReason, uint32(ev.Reason))
+		b.u32(peerID, ev.PeerID)
+	case datapath.PeerFloated:
+		message, inner = begin(cmdPeerFloatNtf, attrPeer)
+		b.u32(peerID, ev.PeerID)
+		b.remote(ev.Remote, ev.ScopeID)
+	case datapath.KeyExhausted:
+		message, inner = begin(cmdKeySwapNtf, attrKeyconf)
+		b.u32(keyPeerID, ev.PeerID)
+		// 16 bits, although the attribute has 32 everywhere else: that is what the kernel sends and clients read.
+		b.u16(keyKeyID, uint16(ev.KeyID))
+	default:
+		s.log.Error("unknown event of a device", "kind", ev.Kind)
+		return nil
+	}
+	b.endNest(inner)
+	b.endMessage(message)
+	return b.buf
+}

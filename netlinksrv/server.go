@@ -1,0 +1,133 @@
+package netlinksrv
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"ovpn-go/datapath"
+	"ovpn-go/tun/netns"
+)
+
+// Task is the thread that made a system call on a netlink socket: whose rights count, and whose descriptors
+// and processes its messages name. A Task is used only until the call it was passed to returns.
+type Task interface {
+	// NetNS opens the thread's present network namespace, which the caller closes.
+	NetNS() (*netns.NS, error)
+	// CanAdmin reports whether the thread has CAP_NET_ADMIN over the user namespace that owns ns.
+	CanAdmin(ns *netns.NS) bool
+	// File returns a duplicate of one of the process's descriptors, which the caller closes. The error is
+	// unix.EBADF if there is no such descriptor.
+	File(fd int) (*os.File, error)
+	// PID returns the process's id in our own pid namespace.
+	PID() int
+}
+
+// Config configures a Server. Its zero value works.
+type Config struct {
+	// Logger receives what happens to links, and at debug level every message of the family; nil discards it.
+	Logger *slog.Logger
+	// Sockets are the transport sockets that devices share, which stay the caller's; nil makes the server own
+	// a set of its own.
+	Sockets *datapath.Sockets
+}
+
+// Server is the control plane: the links of kind ovpn, the generic netlink family and the sockets that talk to
+// it. Its methods may be called concurrently.
+type Server struct {
+	log        *slog.Logger
+	sockets    *datapath.Sockets
+	ownSockets bool
+	home       *netns.NS // of the program itself
+	ids        familyIDs
+
+	// Seams for tests, whose devices have no interface in the kernel.
+	newDevice     func(datapath.Config) (device, error)
+	linkExists    func(g *GenericSocket, ifindex uint32) bool
+	configureLink func(ns *netns.NS, body []byte) error
+
+	linkMu      sync.RWMutex
+	links       []*link        // guarded by linkMu
+	gone        tombstones     // guarded by linkMu
+	linksClosed bool           // guarded by linkMu
+	watches     sync.WaitGroup // one per link
+
+	// mu is apart from linkMu because devices announce what happens while links are made.
+	mu      sync.RWMutex
+	clients map[*GenericSocket]struct{} // guarded by mu
+	closed  bool                        // guarded by mu
+}
+
+// New starts a server without links.
+func New(cfg Config) (*Server, error) {
+	s := &Server{
+		log:           cfg.Logger,
+		sockets:       cfg.Sockets,
+		newDevice:     openDevice,
+		linkExists:    (*GenericSocket).interfaceExists,
+		configureLink: configureLink,
+		clients:       map[*GenericSocket]struct{}{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.home, err = netns.Open("/proc/self/ns/net"); err != nil {
+		return nil, err
+	}
+	if s.ids, err = chooseFamilyIDs(); err != nil {
+		s.home.Close()
+		return nil, fmt.Errorf("choose family id: %w", err)
+	}
+	if s.sockets == nil {
+		s.ownSockets = true
+		if s.sockets, err = datapath.NewSockets(s.log); err != nil {
+			s.home.Close()
+			return nil, fmt.Errorf("watch transport sockets: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// Close deletes all links, which announces the teardown of every peer to the sockets that listen, and then
+// closes the sockets. It returns when everything is released.
+func (s *Server) Close() error {
+	s.linkMu.Lock()
+	if s.linksClosed {
+		s.linkMu.Unlock()
+		return nil
+	}
+	s.linksClosed = true
+	links := append([]*link(nil), s.links...)
+	s.linkMu.Unlock()
+	var errs []error
+	for _, l := range links {
+		errs = append(errs, l.dev.Close())
+	}
+	s.watches.Wait()
+
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	for _, g := range s.genericSockets() {
+		g.Close()
+	}
+	if s.ownSockets {
+		s.sockets.Close()
+	}
+	errs = append(errs, s.home.Close())
+	return errors.Join(errs...)
+}
+
+// genericSockets returns the open sockets.
+func (s *Server) genericSockets() []*GenericSocket {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	open := make([]*GenericSocket, 0, len(s.clients))
+	for g := range s.clients {
+		open = append(open, g)
+	}
+	return open
+}
