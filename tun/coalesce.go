@@ -63,11 +63,8 @@ func (c *Coalescer) Next(n int) []byte {
 	if c.flow.packets != 0 && c.end-c.flow.header+n > len(c.buf) {
 		c.write()
 	}
-	c.at, c.n = c.end, n
-	if c.flow.packets != 0 {
-		c.at -= c.flow.header
-		copy(c.saved[:c.flow.header], c.buf[c.at:])
-	}
+	c.at, c.n = c.end-c.flow.header, n
+	copy(c.saved[:c.flow.header], c.buf[c.at:])
 	return c.buf[c.at : c.at+n : c.at+n]
 }
 
@@ -83,7 +80,7 @@ func (c *Coalescer) Commit() (dropped int) {
 	p := c.buf[c.at : c.at+c.n]
 	s := c.inspect(p)
 	if c.flow.packets != 0 {
-		if c.flow.continuedBy(&s, c.buf[VnetHdrLen:], p) && s.intact(p) {
+		if c.flow.continuedBy(&s, p) && s.intact(p) {
 			c.merge(&s)
 			return c.takeDropped()
 		}
@@ -101,7 +98,7 @@ func (c *Coalescer) Commit() (dropped int) {
 		copy(c.buf[VnetHdrLen:], p)
 	}
 	c.end = VnetHdrLen + c.n
-	c.flow.start(&s)
+	c.flow.start(&s, c.buf[VnetHdrLen:])
 	return c.takeDropped()
 }
 
@@ -142,7 +139,7 @@ func (c *Coalescer) write() {
 		vnet = c.flow.seal(frame[VnetHdrLen:])
 	}
 	packets := c.flow.packets
-	c.end, c.flow = VnetHdrLen, flow{}
+	c.end, c.flow.packets, c.flow.header = VnetHdrLen, 0, 0
 	c.deliver(frame, &vnet, packets)
 }
 
@@ -183,15 +180,22 @@ type flow struct {
 	kind      segmentKind
 	packets   int
 	transport int    // offset of the transport header
-	header    int    // length of all headers in bytes
+	header    int    // length of all headers in bytes, 0 if the frame is empty
 	size      int    // payload bytes of every packet
 	seq       uint32 // TCP sequence number that continues the flow
 	id        uint16 // IPv4 id that continues the flow
+
+	// first holds the headers of the first packet. The frame has them too, but a packet lent out
+	// reaches into them as long as the frame's payload is shorter than they are.
+	first [maxMergeHeader]byte
 }
 
 // start begins a flow with its first packet.
-func (f *flow) start(s *segment) {
-	*f = flow{kind: s.kind, transport: s.transport, header: s.header, size: s.payload, seq: s.seq, id: s.id}
+func (f *flow) start(s *segment, p []byte) {
+	f.kind, f.packets = s.kind, 0
+	f.transport, f.header, f.size = s.transport, s.header, s.payload
+	f.seq, f.id = s.seq, s.id
+	copy(f.first[:f.header], p)
 	f.add(s)
 }
 
@@ -205,21 +209,21 @@ func (f *flow) add(s *segment) (open bool) {
 
 // continuedBy reports whether a packet may be added to the frame: the segmentation of the frame
 // with the packet's payload appended must yield the packet's headers. Checksums are not looked at.
-func (f *flow) continuedBy(s *segment, frame, p []byte) bool {
+func (f *flow) continuedBy(s *segment, p []byte) bool {
 	if s.kind != f.kind || s.header != f.header || s.payload > f.size {
 		return false
 	}
 	if f.kind.ip4() {
-		if !sameIP4(frame, p) || s.id != f.id && !s.atomic {
+		if !sameIP4(f.first[:], p) || s.id != f.id && !s.atomic {
 			return false
 		}
-	} else if !sameIP6(frame, p) {
+	} else if !sameIP6(f.first[:], p) {
 		return false
 	}
 	if f.kind.tcp() {
-		return s.seq == f.seq && sameTCP(frame[f.transport:f.header], p[f.transport:f.header])
+		return s.seq == f.seq && sameTCP(f.first[f.transport:f.header], p[f.transport:f.header])
 	}
-	return samePorts(frame[f.transport:], p[f.transport:])
+	return samePorts(f.first[f.transport:], p[f.transport:])
 }
 
 // seal completes the headers of a frame of several packets and returns its vnet header.
