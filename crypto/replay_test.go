@@ -3,6 +3,8 @@ package crypto_test
 import (
 	"math"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,6 +118,29 @@ func TestReplayWindowLikePlain(t *testing.T) {
 				t.Fatalf("round %d, packet %d: id %d at %d: got %v, want %v (highest %d, floor %d)",
 					round, i, id, now, got, want, slow.highest, slow.floor)
 			}
+		}
+	}
+}
+
+// TestConcurrentAccept offers the same ids from several sides.
+func TestConcurrentAccept(t *testing.T) {
+	const ids, sides = 2000, 4
+	key := loopbackKey(t, suites[0])
+	var accepted [ids]atomic.Int32
+	var wg sync.WaitGroup
+	for range sides {
+		wg.Go(func() {
+			for id := range accepted {
+				if key.Accept(uint32(id)+1, 0) {
+					accepted[id].Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for id := range accepted {
+		if n := accepted[id].Load(); n != 1 {
+			t.Errorf("id %d was accepted %d times", id+1, n)
 		}
 	}
 }

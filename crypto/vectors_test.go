@@ -116,6 +116,17 @@ func TestOpKeepsToItsFields(t *testing.T) {
 	}
 }
 
+func TestNames(t *testing.T) {
+	got := []string{
+		crypto.CipherNone.String(), crypto.AESGCM.String(), crypto.ChaCha20Poly1305.String(), crypto.Cipher(3).String(),
+		crypto.Primary.String(), crypto.Secondary.String(), crypto.Slot(2).String(),
+	}
+	want := []string{"none", "aes-gcm", "chacha20-poly1305", "cipher(3)", "primary", "secondary", "slot(2)"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // The inputs shared by the longer AES-GCM cases below.
 const (
 	gcmKey       = "feffe9928665731c6d6a8f9467308308"

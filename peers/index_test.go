@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestIndexLikeMap does random things to an index and to a map. Keys are few enough to come back
-// as tombstones are about, and the number of entries rises and falls.
+// TestIndexLikeMap does random things to an index and to a map. Keys come back while their
+// tombstones are about, new ones keep coming, and the number of entries rises and falls.
 func TestIndexLikeMap(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %#x", seed)
@@ -16,29 +16,31 @@ func TestIndexLikeMap(t *testing.T) {
 
 	var x index[[4]byte]
 	model := map[[4]byte]*Peer{}
-	const steps = 200_000
+	var known [][4]byte // the keys of model, in an order that depends on the seed alone
+	const steps, phase = 100_000, 10_000
 	for step := range steps {
-		key := [4]byte{byte(rng.Uint32()), byte(rng.Uint32N(4))}
-		growing := step/20_000%2 == 0
-		if rng.IntN(100) < 30 == growing || step%20_000 > 19_000 && !growing {
-			x.del(key)
-			delete(model, key)
-		} else {
+		key := [4]byte{byte(step / 2000), byte(rng.Uint32()), byte(rng.Uint32N(2))}
+		growing := step/phase%2 == 0
+		if growing == (rng.IntN(4) > 0) {
+			if model[key] == nil {
+				known = append(known, key)
+			}
 			p := &Peer{id: uint32(step)}
 			x.put(key, p)
 			model[key] = p
+		} else if len(known) > 0 {
+			i := rng.IntN(len(known))
+			key = known[i]
+			known[i] = known[len(known)-1]
+			known = known[:len(known)-1]
+			x.del(key)
+			delete(model, key)
 		}
-		probe := [4]byte{byte(rng.Uint32()), byte(rng.Uint32N(4))}
-		if got := x.get(probe); got != model[probe] {
-			t.Fatalf("step %d: get(%v) = %p, want %p", step, probe, got, model[probe])
+		if probe := model[key]; x.get(key) != probe {
+			t.Fatalf("step %d: get(%v) = %p, want %p", step, key, x.get(key), probe)
 		}
-		if x.live != len(model) {
-			t.Fatalf("step %d: %d entries, want %d", step, x.live, len(model))
-		}
-		if array := x.array.Load(); array != nil {
-			if free := len(array.slots) - x.used; free*4 < len(array.slots) {
-				t.Fatalf("step %d: only %d of %d slots are free", step, free, len(array.slots))
-			}
+		if step%500 == 0 {
+			checkIndex(t, &x, model)
 		}
 	}
 	for key := range model {
@@ -46,6 +48,34 @@ func TestIndexLikeMap(t *testing.T) {
 	}
 	if x.array.Load() != nil || x.used != 0 {
 		t.Error("an empty index keeps its array")
+	}
+}
+
+// checkIndex compares everything there is, and what the index knows about its slots.
+func checkIndex(t *testing.T, x *index[[4]byte], model map[[4]byte]*Peer) {
+	t.Helper()
+	for key, want := range model {
+		if got := x.get(key); got != want {
+			t.Fatalf("get(%v) = %p, want %p", key, got, want)
+		}
+	}
+	live, used, size := 0, 0, 0
+	if array := x.array.Load(); array != nil {
+		size = len(array.slots)
+		for i := range array.slots {
+			if p := array.slots[i].peer.Load(); p != nil {
+				used++
+				if p != gone {
+					live++
+				}
+			}
+		}
+	}
+	if live != len(model) || live != x.live || used != x.used {
+		t.Fatalf("%d live and %d used slots, counted %d and %d; want %d live", live, used, x.live, x.used, len(model))
+	}
+	if used*4 > size*3 {
+		t.Fatalf("%d of %d slots are used", used, size)
 	}
 }
 
