@@ -12,11 +12,12 @@ import (
 
 // genericSocket is a client's NETLINK_GENERIC socket.
 type genericSocket struct {
-	session *session
-	pair    *pair
-	server  genericServer
-	kind    int // SOCK_RAW or SOCK_DGRAM
-	opener  credentials
+	session  *session
+	pair     *pair
+	server   genericServer
+	kind     int // SOCK_RAW or SOCK_DGRAM
+	opener   credentials
+	released chan struct{} // closed when the server has let go of it
 
 	sending sync.Mutex // held while a datagram is processed, which keeps the socket's order
 
@@ -32,24 +33,24 @@ func (s *session) openGeneric(c *call, n notification, r socketRequest) error {
 		return err
 	}
 	defer ns.Close()
-	g := &genericSocket{session: s, kind: r.kind}
+	g := &genericSocket{session: s, kind: r.kind, released: make(chan struct{})}
 	if g.opener, err = c.task.credentials(); err != nil {
 		return err
 	}
-	pair, client, cookie, err := newPair(s.enter(ns), r.nonblock, &s.sockets)
+	pair, client, cookie, err := newPair(s.enter(ns), r.nonblock)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(client)
 	g.pair = pair
-	if g.server, err = s.server.openGeneric(ns, pair.deliver); err != nil {
+	if g.server, err = s.server.OpenGeneric(ns, pair.deliver); err != nil {
 		pair.close()
 		return err
 	}
 	s.register(cookie, g)
 	if err := s.injector.answerSocket(s.listener, n, client, r.cloexec); err != nil {
 		s.forget(cookie)
-		g.server.close()
+		g.server.Close()
 		pair.close()
 		return err
 	}
@@ -72,9 +73,10 @@ func (g *genericSocket) watch(cookie uint64) {
 		}
 		g.process(&task{tid: pid, alive: func() bool { return true }}, datagram)
 	}
-	g.session.forget(cookie)
 	g.pair.close()
-	g.server.close()
+	g.server.Close()
+	close(g.released)
+	g.session.forget(cookie)
 }
 
 func (g *genericSocket) hangUp() { g.pair.close() }
@@ -87,17 +89,38 @@ func (g *genericSocket) process(t *task, datagram []byte) {
 	t.limit = &g.opener
 	g.sending.Lock()
 	defer g.sending.Unlock()
-	g.server.send(t, datagram)
+	g.server.Send(t, datagram)
 }
 
 func (g *genericSocket) bind(c *call, address netlinkAddress) {
 	c.task.limit = &g.opener
-	c.finish(0, g.server.bind(c.task, address.port, address.groups))
+	err := g.server.Bind(c.task, address.port, address.groups)
+	if errors.Is(err, unix.EADDRINUSE) {
+		// A port is free as soon as close returns; we may not have noticed the close yet.
+		g.session.awaitClosed()
+		err = g.server.Bind(c.task, address.port, address.groups)
+	}
+	c.finish(0, err)
+}
+
+// awaitClosed waits until the sockets that clients have closed by now are let go of.
+func (s *session) awaitClosed() {
+	s.mu.Lock()
+	var closed []*genericSocket
+	for _, e := range s.endpoints {
+		if g, ok := e.(*genericSocket); ok && g.pair.hungUp() {
+			closed = append(closed, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range closed {
+		<-g.released
+	}
 }
 
 func (g *genericSocket) connect(c *call, address netlinkAddress, disconnect bool) {
-	if !disconnect && g.server.port() == 0 {
-		if err := g.server.bind(c.task, 0, 0); err != nil {
+	if !disconnect && g.server.Port() == 0 {
+		if err := g.server.Bind(c.task, 0, 0); err != nil {
 			c.finish(0, err)
 			return
 		}
@@ -109,7 +132,7 @@ func (g *genericSocket) connect(c *call, address netlinkAddress, disconnect bool
 }
 
 func (g *genericSocket) name(c *call, peer bool) {
-	address := netlinkAddress{g.server.port(), g.server.groups()}
+	address := netlinkAddress{g.server.Port(), g.server.Groups()}
 	if peer {
 		g.mu.Lock()
 		address = g.peer
@@ -125,7 +148,7 @@ func (g *genericSocket) setOption(c *call, fd int) {
 		value, err := c.optionValue()
 		if err == nil {
 			c.task.limit = &g.opener
-			err = g.server.setOption(c.task, c.optionLevel(), c.optionName(), value)
+			err = g.server.SetOption(c.task, c.optionLevel(), c.optionName(), value)
 		}
 		c.finish(0, err)
 		return
@@ -161,7 +184,7 @@ func (g *genericSocket) getOption(c *call) {
 	switch c.optionLevel() {
 	case unix.SOL_NETLINK:
 		c.answerOption(func(size int) ([]byte, error) {
-			return g.server.getOption(c.optionLevel(), c.optionName(), size)
+			return g.server.GetOption(c.optionLevel(), c.optionName(), size)
 		})
 	case unix.SOL_SOCKET:
 		g.mu.Lock()
@@ -203,15 +226,16 @@ func (g *genericSocket) send(c *call, fd int) {
 	g.mu.Lock()
 	peer := g.peer
 	g.mu.Unlock()
-	sendAll(c, fd, peer, func(b []byte) error {
+	sendAll(c, fd, peer, func(b []byte, _ bool) error {
 		g.process(c.task, b)
 		return nil
 	})
 }
 
 // sendAll answers a send call: every datagram is checked as netlink_sendmsg does, read and passed
-// to process. Like sendmmsg it stops at an error, which counts only if it is the first.
-func sendAll(c *call, fd int, peer netlinkAddress, process func([]byte) error) {
+// to process. Like sendmmsg it stops at an error, which counts only if it is the first. process
+// may answer the call itself, if it is at the first.
+func sendAll(c *call, fd int, peer netlinkAddress, process func(b []byte, first bool) error) {
 	list, err := c.datagrams()
 	if err != nil {
 		c.fails(errnoFor(err))
@@ -221,7 +245,7 @@ func sendAll(c *call, fd int, peer netlinkAddress, process func([]byte) error) {
 	for i, d := range list {
 		b, err := c.readDatagram(fd, d, peer)
 		if err == nil {
-			err = process(b)
+			err = process(b, i == 0)
 		}
 		if c.answered {
 			return

@@ -328,9 +328,7 @@ func init() {
 				if err != nil {
 					return err
 				}
-				return retry(func() error {
-					return unix.Bind(third, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: port})
-				})
+				return unix.Bind(third, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: port})
 			}},
 		}.run()
 	}

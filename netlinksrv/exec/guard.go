@@ -30,6 +30,8 @@ func Reexec() {
 		os.Exit(runGuard(os.Args[1:]))
 	case pidName:
 		os.Exit(runPid(os.Args[1:]))
+	case epollName:
+		os.Exit(runEpoll(os.Args[1:]))
 	}
 }
 

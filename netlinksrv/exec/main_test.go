@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv"
 	"ovpn-go/tun/netns"
 )
 
@@ -137,9 +138,9 @@ type fakeServer struct {
 	opened  int
 	closed  int
 	// seen is called with every request before it is answered.
-	seen   func(t *task, datagram []byte)
-	routed func(t *task, ns *netns.NS, datagram []byte) verdict
-	// rewrite is rewriteRoute.
+	seen   func(t netlinksrv.Task, datagram []byte)
+	routed func(t netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict
+	// rewrite is RewriteRoute.
 	rewrite func(ns netns.ID, datagram []byte) []byte
 }
 
@@ -147,21 +148,21 @@ func newFakeServer() *fakeServer {
 	return &fakeServer{sockets: make(map[uint32]*fakeGeneric)}
 }
 
-func (s *fakeServer) openGeneric(ns *netns.NS, deliver func([]byte) error) (genericServer, error) {
+func (s *fakeServer) OpenGeneric(ns *netns.NS, deliver func([]byte) error) (genericServer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opened++
 	return &fakeGeneric{server: s, ns: ns.ID(), deliver: deliver, options: make(map[int][]byte)}, nil
 }
 
-func (s *fakeServer) route(t *task, ns *netns.NS, datagram []byte) verdict {
+func (s *fakeServer) Route(t netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict {
 	if s.routed == nil {
-		return routeNative
+		return netlinksrv.Native
 	}
 	return s.routed(t, ns, datagram)
 }
 
-func (s *fakeServer) rewriteRoute(ns netns.ID, datagram []byte) []byte {
+func (s *fakeServer) RewriteRoute(ns netns.ID, datagram []byte) []byte {
 	if s.rewrite == nil {
 		return datagram
 	}
@@ -184,7 +185,7 @@ type fakeGeneric struct {
 	options map[int][]byte // guarded by server.mu
 }
 
-func (g *fakeGeneric) bind(t *task, port, groups uint32) error {
+func (g *fakeGeneric) Bind(t netlinksrv.Task, port, groups uint32) error {
 	g.server.mu.Lock()
 	defer g.server.mu.Unlock()
 	if g.number != 0 {
@@ -202,26 +203,26 @@ func (g *fakeGeneric) bind(t *task, port, groups uint32) error {
 	return nil
 }
 
-func (g *fakeGeneric) port() uint32 {
+func (g *fakeGeneric) Port() uint32 {
 	g.server.mu.Lock()
 	defer g.server.mu.Unlock()
 	return g.number
 }
 
-func (g *fakeGeneric) groups() uint32 {
+func (g *fakeGeneric) Groups() uint32 {
 	g.server.mu.Lock()
 	defer g.server.mu.Unlock()
 	return g.mask
 }
 
-func (g *fakeGeneric) setOption(t *task, level, name int, value []byte) error {
+func (g *fakeGeneric) SetOption(t netlinksrv.Task, level, name int, value []byte) error {
 	g.server.mu.Lock()
 	defer g.server.mu.Unlock()
 	g.options[name] = value
 	return nil
 }
 
-func (g *fakeGeneric) getOption(level, name, size int) ([]byte, error) {
+func (g *fakeGeneric) GetOption(level, name, size int) ([]byte, error) {
 	g.server.mu.Lock()
 	defer g.server.mu.Unlock()
 	value, ok := g.options[name]
@@ -231,7 +232,7 @@ func (g *fakeGeneric) getOption(level, name, size int) ([]byte, error) {
 	return value, nil
 }
 
-func (g *fakeGeneric) send(t *task, datagram []byte) {
+func (g *fakeGeneric) Send(t netlinksrv.Task, datagram []byte) {
 	if g.server.seen != nil {
 		g.server.seen(t, datagram)
 	}
@@ -239,7 +240,7 @@ func (g *fakeGeneric) send(t *task, datagram []byte) {
 	g.deliver(acknowledgement(datagram))
 }
 
-func (g *fakeGeneric) close() {
+func (g *fakeGeneric) Close() {
 	g.server.mu.Lock()
 	defer g.server.mu.Unlock()
 	g.server.closed++

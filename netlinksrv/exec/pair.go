@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -22,29 +21,19 @@ import (
 type pair struct {
 	file *os.File
 	conn syscall.RawConn
-	wait *sync.WaitGroup // of the goroutine that empties the backlog
-
-	mu      sync.Mutex
-	backlog [][]byte // guarded by mu: what the socket could not take
-	size    int      // guarded by mu: bytes in backlog
-	closed  bool     // guarded by mu
 }
 
-const (
-	// pairBuffer is how much of the client's unread datagrams the socket holds where we may choose.
-	// The kernel makes a dump as the client reads it, we make all of it before the request returns,
-	// and a client that does not wait must find it: about 100,000 peers.
-	pairBuffer = 32 << 20
-	// backlogLimit is how much more we hold ourselves, where we may not.
-	backlogLimit = 64 << 20
-)
+// pairBuffer is how much of the client's unread datagrams the socket holds where we may choose.
+// A kernel makes a dump as the client reads it and never makes it wait. We make it beforehand, so
+// there should be room for it: this much is 100,000 peers.
+const pairBuffer = 32 << 20
 
-// errOverrun says that the client does not read what is sent to it.
+// errOverrun says that there is no room, as the client does not read what is sent to it.
 var errOverrun = fmt.Errorf("client does not read: %w", unix.ENOBUFS)
 
-// newPair makes a pair of sockets that belong to ns and returns our end and the client's with its
-// cookie. The client's descriptor is the caller's to close.
-func newPair(in func(func() error) error, nonblock bool, wait *sync.WaitGroup) (p *pair, client int, cookie uint64, err error) {
+// newPair makes a pair of sockets, in the network namespace that in runs things in, and returns
+// our end and the client's with its cookie. The client's descriptor is the caller's to close.
+func newPair(in func(func() error) error, nonblock bool) (p *pair, client int, cookie uint64, err error) {
 	var fds [2]int
 	err = in(func() error {
 		fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -87,7 +76,7 @@ func newPair(in func(func() error) error, nonblock bool, wait *sync.WaitGroup) (
 	if err != nil {
 		return nil, -1, 0, err
 	}
-	return &pair{file: file, conn: conn, wait: wait}, fds[1], cookie, nil
+	return &pair{file, conn}, fds[1], cookie, nil
 }
 
 // kernelNames counts the names given out. It starts anywhere, as other supervisors may use the
@@ -116,77 +105,33 @@ func bindAsKernel(fd int) error {
 }
 
 // deliver queues a datagram for the client and never blocks. errOverrun, or os.ErrClosed once the
-// client has closed its end.
+// client has closed its end or we ours.
 func (p *pair) deliver(datagram []byte) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return os.ErrClosed
-	}
-	if len(p.backlog) == 0 {
-		err := p.push(datagram)
-		if err != unix.EAGAIN {
-			return err
-		}
-		p.wait.Add(1)
-		go p.flush()
-	}
-	if p.size+len(datagram) > backlogLimit {
-		return errOverrun
-	}
-	p.backlog = append(p.backlog, append([]byte(nil), datagram...))
-	p.size += len(datagram)
-	return nil
-}
-
-// push sends a datagram if the socket takes it.
-func (p *pair) push(datagram []byte) error {
 	var inner error
 	err := p.conn.Control(func(fd uintptr) {
 		_, inner = ignoringEINTR(func() (int, error) {
 			return unix.SendmsgN(int(fd), datagram, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		})
 	})
-	if err != nil {
-		return err
-	}
-	if inner == unix.EPIPE || inner == unix.ECONNRESET {
+	switch {
+	case err != nil:
 		return os.ErrClosed
+	case inner == unix.EPIPE, inner == unix.ECONNRESET:
+		return os.ErrClosed
+	case inner == unix.EAGAIN, inner == unix.ENOBUFS:
+		return errOverrun
 	}
 	return inner
 }
 
-// flush sends the backlog as the client makes room, then ends.
-func (p *pair) flush() {
-	defer p.wait.Done()
-	err := p.conn.Write(func(uintptr) bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for len(p.backlog) > 0 {
-			err := p.push(p.backlog[0])
-			if err == unix.EAGAIN {
-				return false
-			}
-			p.size -= len(p.backlog[0])
-			p.backlog = p.backlog[1:]
-		}
-		p.backlog = nil
-		return true
-	})
-	if err != nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.backlog, p.size = nil, 0
-	}
+// whenWritable calls fn, and again whenever the client has made room, until fn returns true or
+// the pair is closed.
+func (p *pair) whenWritable(fn func() bool) {
+	p.conn.Write(func(uintptr) bool { return fn() })
 }
 
 // unread says whether the client has datagrams to read.
 func (p *pair) unread() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.backlog) > 0 {
-		return true
-	}
 	queued := 0
 	err := p.conn.Control(func(fd uintptr) { queued, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
 	return err == nil && queued > 0
@@ -251,6 +196,13 @@ func (p *pair) receive() (datagram []byte, pid int, err error) {
 	return datagram, senderOf(oob), nil
 }
 
+// hungUp says whether nobody has the client's end any more.
+func (p *pair) hungUp() bool {
+	var events int16
+	err := p.conn.Control(func(fd uintptr) { events = eventsOf(int(fd)) })
+	return err != nil || events&unix.POLLHUP != 0
+}
+
 // eventsOf returns what poll says of a descriptor right now.
 func eventsOf(fd int) int16 {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
@@ -280,12 +232,7 @@ func senderOf(oob []byte) int {
 }
 
 // close releases our end; the client then sees an end of file. It may be called more than once.
-func (p *pair) close() {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	p.file.Close()
-}
+func (p *pair) close() { p.file.Close() }
 
 // enter returns what runs a function inside ns. Entering takes a thread of its own and privilege,
 // so for the namespace that we are in anyway it does neither.

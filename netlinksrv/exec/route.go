@@ -1,9 +1,14 @@
 package exec
 
 import (
+	"encoding/binary"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv"
+	"ovpn-go/tun/netns"
 )
 
 // openRoute answers socket(AF_NETLINK, ..., NETLINK_ROUTE) with a real socket of the client's
@@ -41,7 +46,86 @@ func isRoute(fd int) bool {
 	return err == nil && protocol == unix.NETLINK_ROUTE
 }
 
-// sendRoute answers a send on a real route socket, of which fd is a duplicate.
+// sendRoute answers a send on a real route socket, of which fd is a duplicate. Most sends are the
+// kernel's to execute, with the client's own rights and descriptors, and so are all that we can't
+// make sense of.
+//
+// Of several datagrams in one sendmmsg only the first is looked at: if it is ours, it alone is
+// sent, and the client comes again with the rest. No known client does that here.
 func (s *session) sendRoute(c *call, fd int) {
-	c.continues()
+	list, err := c.datagrams()
+	if err != nil || len(list) == 0 {
+		c.continues()
+		return
+	}
+	d := list[0]
+	b, err := c.readDatagram(fd, d, netlinkAddress{})
+	if err != nil {
+		c.continues()
+		return
+	}
+	ns, err := socketNetNS(c.task, fd)
+	if err != nil {
+		c.continues()
+		return
+	}
+	defer ns.Close()
+	switch verdict := s.server.Route(c.task, ns, b); {
+	case verdict == netlinksrv.Acknowledge:
+		err = acknowledge(c.task, fd, b)
+	case verdict == netlinksrv.Relay, verdict.Refused() != 0:
+		// The kernel has no error of our making, so a refusal needs a pair as well.
+		err = s.relay(c, fd, ns, b, verdict)
+	default:
+		c.continues()
+		return
+	}
+	if err == nil && d.sentLength != 0 {
+		err = c.writeLength(d.sentLength, len(b))
+	}
+	sent := len(b)
+	if c.nr == unix.SYS_SENDMMSG {
+		sent = 1
+	}
+	c.finish(int64(sent), err)
+}
+
+// socketNetNS opens the network namespace that a socket of the client's belongs to.
+func socketNetNS(t *task, fd int) (*netns.NS, error) {
+	nsfd, err := unix.IoctlRetInt(fd, unix.SIOCGSKNS)
+	if err != nil {
+		return t.NetNS() // without privilege the socket does not say
+	}
+	return netns.New(os.NewFile(uintptr(nsfd), "netns"))
+}
+
+// acknowledge makes the kernel queue the acknowledgement of a request that it never sees: a
+// no-operation with the same header is acknowledged as anything is, if the client asked for that.
+// The header is echoed, so everything in it but the type is the client's.
+func acknowledge(t *task, fd int, request []byte) error {
+	if err := ensureBound(t, fd); err != nil {
+		return err
+	}
+	noop := slices.Clone(request)
+	for m := range messages(noop) {
+		binary.NativeEndian.PutUint16(m[4:], unix.NLMSG_NOOP)
+	}
+	return unix.Sendto(fd, noop, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// ensureBound binds a socket that the client has not bound, as its own send would have: to its
+// process id, which the kernel would otherwise take from us.
+func ensureBound(t *task, fd int) error {
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return err
+	}
+	if nl, ok := name.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
+		return nil
+	}
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(t.PID())})
+	if err == unix.EADDRINUSE {
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	return err
 }

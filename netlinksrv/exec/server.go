@@ -1,36 +1,37 @@
 package exec
 
 import (
+	"ovpn-go/netlinksrv"
 	"ovpn-go/tun/netns"
 )
 
-// server is what this package needs of netlinksrv.Server.
+// server is netlinksrv.Server as this package uses it; the tests have one of their own.
 type server interface {
-	// openGeneric makes a generic netlink socket in ns. deliver gets every datagram for the client,
-	// from any goroutine.
-	openGeneric(ns *netns.NS, deliver func(datagram []byte) error) (genericServer, error)
-	// route looks at a datagram that a client sends on a route socket in ns.
-	route(t *task, ns *netns.NS, datagram []byte) verdict
-	// rewriteRoute returns a datagram of the kernel's as the client should see it.
-	rewriteRoute(ns netns.ID, datagram []byte) []byte
+	OpenGeneric(ns *netns.NS, deliver func(datagram []byte) error) (genericServer, error)
+	Route(task netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict
+	RewriteRoute(ns netns.ID, datagram []byte) []byte
 }
 
-// genericServer is what this package needs of netlinksrv.GenericSocket. Errors hold an errno.
+// genericServer is netlinksrv.GenericSocket as this package uses it.
 type genericServer interface {
-	bind(t *task, port, groups uint32) error
-	port() uint32
-	groups() uint32
-	setOption(t *task, level, name int, value []byte) error
-	getOption(level, name, size int) ([]byte, error)
-	send(t *task, datagram []byte)
-	close()
+	Bind(task netlinksrv.Task, port, groups uint32) error
+	Port() uint32
+	Groups() uint32
+	SetOption(task netlinksrv.Task, level, name int, value []byte) error
+	GetOption(level, name, size int) ([]byte, error)
+	Send(task netlinksrv.Task, datagram []byte)
+	Close()
 }
 
-// verdict is netlinksrv.Verdict.
-type verdict int
+// realServer is the real one. Only the type of its sockets differs.
+type realServer struct {
+	*netlinksrv.Server
+}
 
-const (
-	routeNative      verdict = iota // the kernel handles it
-	routeAcknowledge                // done; the kernel must acknowledge it
-	routeRelay                      // the answers must be rewritten
-)
+func (s realServer) OpenGeneric(ns *netns.NS, deliver func([]byte) error) (genericServer, error) {
+	g, err := s.Server.OpenGeneric(ns, deliver)
+	if err != nil {
+		return nil, err // not a nil pointer in an interface
+	}
+	return g, nil
+}

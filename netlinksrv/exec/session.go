@@ -98,12 +98,13 @@ func (s *session) notified(n notification) {
 	s.calls.Add(1)
 	go func() {
 		defer s.calls.Done()
-		c := &call{
-			session: s,
-			task:    &task{tid: int(n.tid), alive: func() bool { return s.listener.valid(n.id) }},
-			nr:      int(n.nr),
-			args:    n.args,
-			id:      n.id,
+		c := &call{session: s, nr: int(n.nr), args: n.args, id: n.id}
+		c.task = &task{
+			tid:   int(n.tid),
+			alive: func() bool { return s.listener.valid(n.id) },
+			install: func(fd, number int, cloexec bool) error {
+				return s.listener.install(n.id, fd, number, cloexec, false)
+			},
 		}
 		if c.nr == unix.SYS_SOCKET {
 			s.socket(c, n)

@@ -110,6 +110,22 @@ func writeProcess(tid int, src []byte, address uint64) (int, error) {
 	return unix.ProcessVMWritev(tid, local, []unix.RemoteIovec{{Base: uintptr(address), Len: len(src)}}, 0)
 }
 
+// socketOptionBytes is getsockopt with a buffer of size bytes. What it returns is as long as the
+// kernel says, zeroes included where that exceeds the buffer.
+func socketOptionBytes(fd, level, name, size int) ([]byte, error) {
+	b := make([]byte, size+1)
+	length := uint32(size)
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&length)), 0)
+	if errno != 0 {
+		return nil, errno
+	}
+	if int(length) > size {
+		b = append(b[:size], make([]byte, int(length)-size)...)
+	}
+	return b[:length], nil
+}
+
 // isSubreaper says whether the process is a child subreaper.
 func isSubreaper() (bool, error) {
 	var value int32

@@ -22,6 +22,9 @@ type task struct {
 	alive func() bool // whether the thread that tid named at first is still the one
 	// limit is the credentials that a request may not exceed, those of the socket's opener.
 	limit *credentials
+	// install puts a copy of our descriptor at one of the thread's numbers. It is nil for a thread
+	// that does not wait for an answer.
+	install func(fd, number int, cloexec bool) error
 }
 
 // NetNS returns the network namespace that the thread is in. The caller closes it.

@@ -1,0 +1,431 @@
+package exec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv"
+	"ovpn-go/tun/netns"
+)
+
+// relay is a client's route socket whose answers must be rewritten: the client holds one end of a
+// pair, we the other and the real socket behind it, the twin.
+//
+// It lasts until the client closes it or sends something that is not a question. The kernel must
+// then see the client's own rights and descriptors, so the real socket takes its place again.
+type relay struct {
+	session *session
+	pair    *pair
+	twin    *os.File // epoll set that watches the real socket; see newTwin
+	socket  int      // the real socket
+	ns      *netns.NS
+
+	sending sync.Mutex // held while a datagram is processed, which keeps the socket's order
+
+	receiving sync.Mutex // held while datagrams are moved from the socket to the pair
+	detached  bool       // guarded by receiving: the client reads the real socket itself
+	stuck     []byte     // guarded by receiving: a datagram that the pair has no room for
+}
+
+// relay puts a pair in front of a client's real socket, of which fd is a duplicate, in the midst
+// of sending a first request, which the verdict says what to do with.
+func (s *session) relay(c *call, fd int, ns *netns.NS, request []byte, verdict netlinksrv.Verdict) error {
+	r, cookie, err := s.openRelay(c, fd, ns)
+	if err != nil {
+		return err
+	}
+	s.sockets.Add(2)
+	go r.watch(cookie)
+	go r.pump()
+	r.sending.Lock()
+	defer r.sending.Unlock()
+	if errno := verdict.Refused(); errno != 0 {
+		r.refuse(request, errno)
+		return nil
+	}
+	return r.forward(c.task, request)
+}
+
+func (s *session) openRelay(c *call, fd int, ns *netns.NS) (r *relay, cookie uint64, err error) {
+	if err := ensureBound(c.task, fd); err != nil {
+		return nil, 0, err
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, 0, os.NewSyscallError("fcntl", err)
+	}
+	r = &relay{session: s, socket: -1}
+	var client int
+	r.pair, client, cookie, err = newPair(s.enter(ns), flags&unix.O_NONBLOCK != 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unix.Close(client)
+	defer func() {
+		if err != nil {
+			s.forget(cookie)
+			r.release()
+		}
+	}()
+	copyTimeouts(fd, client)
+	if r.ns, err = ns.Dup(); err != nil {
+		return nil, 0, err
+	}
+	if r.socket, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return nil, 0, os.NewSyscallError("fcntl", err)
+	}
+	if r.twin, err = watchable(r.socket); err != nil {
+		return nil, 0, err
+	}
+	s.register(cookie, r)
+	done, err := c.task.replace(c.fd(), fd, client)
+	if !done {
+		return nil, 0, err
+	}
+	if err != nil {
+		s.logger.Warn("a route client may miss events", "error", err)
+	}
+	return r, cookie, nil
+}
+
+// watchable returns an epoll set with a socket in it. The Go runtime's poller can wait for the
+// set, where it could wait for the socket only if that did not block, and whether it does is the
+// client's affair.
+func watchable(socket int) (*os.File, error) {
+	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	err = unix.EpollCtl(set, unix.EPOLL_CTL_ADD, socket, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(socket)})
+	if err == nil {
+		err = unix.SetNonblock(set, true)
+	}
+	if err != nil {
+		unix.Close(set)
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	return os.NewFile(uintptr(set), "route socket"), nil
+}
+
+// copyTimeouts lets receiving from one socket wait as long as receiving from the other.
+func copyTimeouts(from, to int) {
+	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if tv, err := unix.GetsockoptTimeval(from, unix.SOL_SOCKET, option); err == nil {
+			unix.SetsockoptTimeval(to, unix.SOL_SOCKET, option, tv)
+		}
+	}
+}
+
+func (r *relay) hangUp() { r.pair.close() }
+
+// release closes everything; the goroutines have ended or never started.
+func (r *relay) release() {
+	r.pair.close()
+	if r.twin != nil {
+		r.twin.Close()
+	}
+	if r.socket >= 0 {
+		unix.Close(r.socket)
+	}
+	if r.ns != nil {
+		r.ns.Close()
+	}
+}
+
+// watch processes what the client sends without our being notified and lets go of the socket
+// when the client has closed it.
+func (r *relay) watch(cookie uint64) {
+	defer r.session.sockets.Done()
+	for {
+		datagram, pid, err := r.pair.receive()
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				r.session.logger.Error("receive from a route client", "error", err)
+			}
+			break
+		}
+		r.sending.Lock()
+		r.unnotified(&task{tid: pid, alive: func() bool { return true }}, datagram)
+		r.sending.Unlock()
+	}
+	r.session.forget(cookie)
+	r.twin.Close() // ends pump
+	r.sending.Lock()
+	r.setDetached(true)
+	r.sending.Unlock()
+	r.release()
+}
+
+// pump moves what the kernel sends of itself, to the members of a group, to the client.
+func (r *relay) pump() {
+	defer r.session.sockets.Done()
+	conn, err := r.twin.SyscallConn()
+	if err != nil {
+		return
+	}
+	conn.Read(func(set uintptr) bool {
+		r.drain()
+		// Taking the event makes the next datagram a new one.
+		unix.EpollWait(int(set), make([]unix.EpollEvent, 1), 0)
+		r.receiving.Lock()
+		defer r.receiving.Unlock()
+		return r.detached
+	})
+}
+
+// drain moves all that the real socket has to the client, as long as there is room. The kernel
+// then holds the rest, of a dump too, as it would for a client that does not read.
+func (r *relay) drain() {
+	r.receiving.Lock()
+	defer r.receiving.Unlock()
+	if r.stuck == nil && !r.drainSome() {
+		r.session.sockets.Add(1)
+		go func() {
+			defer r.session.sockets.Done()
+			r.pair.whenWritable(func() bool {
+				r.receiving.Lock()
+				defer r.receiving.Unlock()
+				return r.drainSome()
+			})
+		}()
+	}
+}
+
+// drainSome returns false if there is no room, and has then set a datagram aside. The caller
+// holds receiving.
+func (r *relay) drainSome() bool {
+	for !r.detached {
+		b := r.stuck
+		if b == nil {
+			var from uint32
+			var err error
+			b, from, err = receiveNetlink(r.socket)
+			switch {
+			case err == unix.ENOBUFS:
+				r.session.logger.Warn("a route client lost messages of the kernel")
+				continue
+			case err != nil:
+				return true // EAGAIN: that was all
+			case from != 0:
+				continue // not the kernel, which is whom the client takes us for
+			}
+			b = r.session.server.RewriteRoute(r.ns.ID(), b)
+		}
+		r.stuck = nil
+		if r.pair.deliver(b) == errOverrun {
+			r.stuck = b
+			return false
+		}
+	}
+	return true
+}
+
+// receiveNetlink receives a datagram of any size, if there is one, and its sender's port.
+func receiveNetlink(fd int) ([]byte, uint32, error) {
+	size, _, err := unix.Recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, 0, err
+	}
+	b := make([]byte, size)
+	n, from, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, 0, err
+	}
+	address, ok := from.(*unix.SockaddrNetlink)
+	if !ok {
+		return nil, 0, fmt.Errorf("netlink sender %v: %w", from, syscall.EAFNOSUPPORT)
+	}
+	return b[:n], address.Pid, nil
+}
+
+// forward sends a datagram on the real socket, with no more rights than the client has; the
+// kernel's answers are delivered before it returns.
+func (r *relay) forward(t *task, datagram []byte) error {
+	send := func() error {
+		return unix.Sendto(r.socket, datagram, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	var err error
+	if t.CanAdmin(r.ns) {
+		err = send()
+	} else {
+		err = unprivileged(send)
+	}
+	r.drain()
+	return err
+}
+
+// refuse answers a request that the kernel does not get to see.
+func (r *relay) refuse(request []byte, errno unix.Errno) {
+	capped, err := unix.GetsockoptInt(r.socket, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK)
+	echo := err != nil || capped == 0
+	if b := netlinksrv.RouteAnswer(request, r.port(), errno, echo); b != nil {
+		r.drain() // what the kernel said before comes first
+		r.pair.deliver(b)
+	}
+}
+
+// port returns the real socket's port.
+func (r *relay) port() uint32 {
+	name, err := unix.Getsockname(r.socket)
+	if err != nil {
+		return 0
+	}
+	if nl, ok := name.(*unix.SockaddrNetlink); ok {
+		return nl.Pid
+	}
+	return 0
+}
+
+// unnotified processes a datagram whose sender runs on: what would need its rights or descriptors
+// is refused. The caller holds sending.
+func (r *relay) unnotified(t *task, datagram []byte) {
+	switch verdict := r.session.server.Route(t, r.ns, datagram); {
+	case verdict.Refused() != 0:
+		r.refuse(datagram, verdict.Refused())
+	case verdict == netlinksrv.Acknowledge:
+		if acknowledge(t, r.socket, datagram) == nil {
+			r.drain()
+		}
+	case onlyGets(datagram), t.CanAdmin(r.ns) && !namesProcess(datagram):
+		r.forward(t, datagram)
+	default:
+		r.refuse(datagram, unix.EPERM)
+	}
+}
+
+// send answers a send call. fd is a duplicate of the client's end.
+func (r *relay) send(c *call, fd int) {
+	r.sending.Lock()
+	defer r.sending.Unlock()
+	sendAll(c, fd, netlinkAddress{}, func(b []byte, first bool) error {
+		switch verdict := r.session.server.Route(c.task, r.ns, b); {
+		case verdict.Refused() != 0:
+			r.refuse(b, verdict.Refused())
+			return nil
+		case verdict == netlinksrv.Acknowledge:
+			err := acknowledge(c.task, r.socket, b)
+			r.drain()
+			return err
+		case onlyGets(b):
+			return r.forward(c.task, b)
+		case r.pair.unread() && !namesProcess(b):
+			// Nothing that the client has not read yet may be lost with the pair.
+			if c.task.CanAdmin(r.ns) {
+				return r.forward(c.task, b)
+			}
+			r.refuse(b, unix.EPERM)
+			return nil
+		case !first:
+			return unix.EAGAIN // the client comes again with this one
+		}
+		if err := r.restore(c, fd); err != nil {
+			return err
+		}
+		c.continues()
+		return nil
+	})
+}
+
+// restore puts the real socket in the place of the pair, of whose client end fd is a duplicate.
+func (r *relay) restore(c *call, fd int) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err == nil {
+		err = unix.SetNonblock(r.socket, flags&unix.O_NONBLOCK != 0)
+	}
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	r.drain()
+	r.setDetached(true)
+	done, err := c.task.replace(c.fd(), fd, r.socket)
+	if !done {
+		r.setDetached(false)
+		return err
+	}
+	if err != nil {
+		r.session.logger.Warn("a route client may miss events", "error", err)
+	}
+	return nil
+}
+
+func (r *relay) setDetached(detached bool) {
+	r.receiving.Lock()
+	defer r.receiving.Unlock()
+	r.detached = detached
+}
+
+func (r *relay) bind(c *call, address netlinkAddress) {
+	c.finish(0, unix.Bind(r.socket, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: address.port, Groups: address.groups}))
+}
+
+func (r *relay) connect(c *call, address netlinkAddress, disconnect bool) {
+	switch {
+	case disconnect:
+		c.returns(0) // it is not connected, as all it is connected to is the kernel
+	case address.port != 0:
+		c.fails(unix.EPERM)
+	default:
+		c.finish(0, unix.Connect(r.socket, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: address.groups}))
+	}
+}
+
+func (r *relay) name(c *call, peer bool) {
+	name, err := unix.Getsockname(r.socket)
+	if peer {
+		name, err = unix.Getpeername(r.socket)
+	}
+	nl, ok := name.(*unix.SockaddrNetlink)
+	if err != nil || !ok {
+		c.fails(errnoFor(err))
+		return
+	}
+	c.answerAddress(netlinkAddress{nl.Pid, nl.Groups}.encode())
+}
+
+func (r *relay) setOption(c *call, fd int) {
+	level, name := c.optionLevel(), c.optionName()
+	value, err := c.optionValue()
+	if err != nil {
+		c.fails(errnoFor(err))
+		return
+	}
+	if level == unix.SOL_SOCKET {
+		// Receiving is the pair's; sizes count for both.
+		if (name == unix.SO_RCVBUF || name == unix.SO_SNDBUF) && len(value) >= 4 {
+			unix.SetsockoptInt(r.socket, level, name, int(int32(binary.NativeEndian.Uint32(value))))
+		}
+		if name == unix.SO_PASSCRED {
+			c.returns(0) // as for a generic socket
+			return
+		}
+		c.continues()
+		return
+	}
+	if level == unix.SOL_NETLINK && name == unix.NETLINK_LISTEN_ALL_NSID && !c.task.CanAdmin(r.ns) {
+		c.fails(unix.EPERM) // ours it would be allowed
+		return
+	}
+	c.finish(0, unix.SetsockoptString(r.socket, level, name, string(value)))
+}
+
+func (r *relay) getOption(c *call) {
+	if c.optionLevel() == unix.SOL_SOCKET {
+		kind, err := unix.GetsockoptInt(r.socket, unix.SOL_SOCKET, unix.SO_TYPE)
+		if value := socketOption(c.optionName(), kind, unix.NETLINK_ROUTE, false); err == nil && value != nil {
+			c.answerOption(func(size int) ([]byte, error) { return value[:min(size, len(value))], nil })
+			return
+		}
+		c.continues()
+		return
+	}
+	c.answerOption(func(size int) ([]byte, error) {
+		const largest = 4096
+		return socketOptionBytes(r.socket, c.optionLevel(), c.optionName(), min(size, largest))
+	})
+}

@@ -1,0 +1,58 @@
+package exec
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv"
+)
+
+// Options say what to run and who answers it.
+type Options struct {
+	// Args is the client's command line. The program is looked up as a shell does.
+	Args []string
+	// Server answers the client's netlink sockets. It stays the caller's, and is best closed after
+	// Run has returned: the client then deletes its links as it likes.
+	Server *netlinksrv.Server
+	// Sockets are told when a client is about to bind an address; nil if nobody cares.
+	Sockets *datapath.Sockets
+	// Logger receives what goes wrong with a client's sockets; nil discards it.
+	Logger *slog.Logger
+}
+
+// Run starts a program so that its netlink sockets, and those of all processes it starts, reach
+// the server. It returns when the program and everything it left behind, such as a daemon, is
+// gone, with the program's own status. Then no goroutine, descriptor or process of the run is
+// left either.
+//
+// Signals that reach this process are passed on to the program, unless it got them by itself as a
+// member of the same process group or control group. Ending the context kills the program and its
+// descendants. So does the death of this process, however it comes about.
+//
+// The program gets our standard input, output and error and all descriptors that we inherited;
+// of the latter, Run closes ours. Processes that this process starts during the run are taken for
+// the client's if the run ends badly. There can be one run at a time in a process, whose main
+// function must call Reexec first.
+//
+// The error says why the program could not be run, or why its end is not its own. The Status is
+// then what a shell would report: 127 if there is no such program, otherwise 126.
+func Run(ctx context.Context, o Options) (Status, error) {
+	if len(o.Args) == 0 || o.Server == nil {
+		return Status{Code: 126}, errors.New("run a client: needs a command and a server")
+	}
+	inner := options{
+		args:          o.Args,
+		logger:        o.Logger,
+		stdio:         [3]uintptr{0, 1, 2},
+		dropInherited: true,
+	}
+	if inner.logger == nil {
+		inner.logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Sockets != nil {
+		inner.beforeBind = o.Sockets.BeforeBind
+	}
+	return run(ctx, inner, realServer{o.Server})
+}
