@@ -24,7 +24,7 @@ func (d *Device) learnEndpoint(p *peers.Peer, in *received) {
 		return
 	}
 	if in.local.IsValid() && binding.Local != in.local {
-		d.table.Rebind(p, &peers.Binding{Remote: binding.Remote, ScopeID: binding.ScopeID, Local: in.local})
+		d.table.SetLocal(p, in.local)
 	}
 }
 

@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
@@ -227,10 +229,10 @@ func (t *transmitter) datagram(data []byte) bool {
 		if !b.binding.Local.IsValid() {
 			break
 		}
-		binding := &peers.Binding{Remote: b.binding.Remote, ScopeID: b.binding.ScopeID}
-		if err = t.send.send(b.sock, binding.Remote, binding.ScopeID, binding.Local, data, 0); err == nil {
-			t.w.dev.table.Rebind(b.peer, binding)
-			b.binding = binding
+		none := netip.Addr{}
+		if err = t.send.send(b.sock, b.binding.Remote, b.binding.ScopeID, none, data, 0); err == nil {
+			t.w.dev.table.SetLocal(b.peer, none)
+			b.binding = b.peer.Binding()
 		}
 	}
 	t.sendResult(err, 1)

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv"
+	"ovpn-go/netlinksrv/exec"
+)
+
+func newExecCommand() *cobra.Command {
+	var logging logFlags
+	cmd := &cobra.Command{
+		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
+		Short: "Run a client of the kernel's ovpn module, unchanged, on this program instead",
+		Long: `exec runs COMMAND so that it, and every process it starts, finds the ovpn device: the netlink family
+"ovpn" and network interfaces of kind "ovpn". Everything else COMMAND does goes to the kernel as always.
+
+Signals are passed on to COMMAND, and exec ends as COMMAND ends: with its exit status, or by the same
+signal. It waits for processes that COMMAND leaves behind, such as a daemon. If exec itself is killed,
+so are they, and their interfaces are gone.
+
+It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, and Linux 5.14 or later.`,
+		Example: `  ovpn-go exec -- openvpn --config client.ovpn
+  ovpn-go exec --log-file /var/log/ovpn-go.log -- openvpn --config server.conf
+  ovpn-go exec -- ip link add tun0 type ovpn`,
+		Args:                  cobra.MinimumNArgs(1),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log, closeLog, err := logging.open()
+			if err != nil {
+				return err
+			}
+			defer closeLog()
+			status, err := runClient(cmd, args, log)
+			if err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
+			}
+			closeLog()
+			status.Exit()
+			return nil
+		},
+	}
+	logging.register(cmd.Flags())
+	return cmd
+}
+
+// runClient returns how the client ended, once nothing of it, of the server or of their devices is left.
+func runClient(cmd *cobra.Command, args []string, log *slog.Logger) (status exec.Status, err error) {
+	failed := exec.Status{Code: 126} // as a shell says: found, but not to be run
+	sockets, err := datapath.NewSockets(log)
+	if err != nil {
+		return failed, err
+	}
+	defer sockets.Close()
+	server, err := netlinksrv.New(netlinksrv.Config{Logger: log, Sockets: sockets})
+	if err != nil {
+		return failed, err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	return exec.Run(cmd.Context(), exec.Options{Args: args, Server: server, Sockets: sockets, Logger: log})
+}
