@@ -120,9 +120,10 @@ func dumpNetlink(ns *netns.NS, protocol int, typ uint16, body []byte, fn func(nl
 
 // nlListener receives what the kernel sends to multicast groups.
 type nlListener struct {
-	file *os.File
-	raw  syscall.RawConn
-	buf  []byte
+	file    *os.File
+	raw     syscall.RawConn
+	buf     []byte
+	overrun bool // the queue overflowed and has not been empty since
 }
 
 // listenNetlink joins groups inside ns.
@@ -158,8 +159,9 @@ func listenNetlink(ns *netns.NS, protocol int, groups ...int) (*nlListener, erro
 // close ends a receive that is under way.
 func (l *nlListener) close() { l.file.Close() }
 
-// receive waits for messages and calls fn with all that are queued, for no longer than limit. lost reports
-// that the queue overflowed. The error is final.
+// receive waits for messages and calls fn with all that are queued, for no longer than limit. lost reports that the
+// queue has overflowed, once it is empty: until then the kernel goes on dropping messages and doesn't say so
+// again. The error is final, unless it is os.ErrDeadlineExceeded. One goroutine at a time may receive.
 func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool, err error) {
 	var inner error
 	err = l.raw.Read(func(fd uintptr) bool {
@@ -168,9 +170,10 @@ func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool
 			n, from, err := unix.Recvfrom(int(fd), l.buf, unix.MSG_DONTWAIT)
 			switch {
 			case errors.Is(err, unix.EAGAIN):
-				return got
+				lost, l.overrun = l.overrun, false
+				return got || lost
 			case errors.Is(err, unix.ENOBUFS):
-				lost = true
+				l.overrun = true
 				continue
 			case errors.Is(err, unix.EINTR):
 				continue
