@@ -57,8 +57,9 @@ func NewCoalescer(q *Queue) *Coalescer {
 // Stats returns the counters so far.
 func (c *Coalescer) Stats() CoalescerStats { return c.stats }
 
-// Next returns the n bytes that the next packet is to be written to, 1 <= n <= 65535. The caller
-// then calls Commit or Abandon, once. A frame that has no room for n more bytes is written first.
+// Next returns the n bytes that the next packet is to be written to, 1 <= n <= 65535. The caller's
+// next call must be Commit or Abandon: until then the bytes cover some that have been committed. A
+// frame that has no room for n more bytes is written first.
 func (c *Coalescer) Next(n int) []byte {
 	if c.flow.packets != 0 && c.end-c.flow.header+n > len(c.buf) {
 		c.write()
@@ -74,8 +75,8 @@ func (c *Coalescer) Abandon() {
 }
 
 // Commit takes the packet in the bytes lent by Next for delivery. It returns the number of packets,
-// of this call to Next and Commit or earlier ones, that the queue has meanwhile refused: because the
-// interface is down or gone, or the queue full.
+// this or earlier ones, that the queue has refused since the last report: because the interface is
+// down or gone, or the queue full.
 func (c *Coalescer) Commit() (dropped int) {
 	p := c.buf[c.at : c.at+c.n]
 	s := c.inspect(p)
@@ -145,8 +146,8 @@ func (c *Coalescer) write() {
 
 // deliver writes a frame of one or more packets.
 //
-// A kernel may refuse the super-frames it announced support for: 6.6.44 to 6.6.47 and their
-// contemporaries answered EINVAL to valid ones. The packets then go one by one.
+// A kernel may refuse super-frames although it supports them: Linux 6.6.44 and other stable releases
+// of that summer answered EINVAL to valid ones. The packets then go one by one.
 func (c *Coalescer) deliver(frame []byte, vnet *VnetHdr, packets int) {
 	vnet.Encode(frame)
 	_, err := c.queue.Write(frame)

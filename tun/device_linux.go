@@ -197,11 +197,11 @@ func (d *Device) Queues() []*Queue { return d.queues }
 // Features returns the super-frames that the kernel exchanges with the device.
 func (d *Device) Features() Features { return d.features }
 
-// Ifindex returns the interface's index in the namespace where it was at Open or at the last Refresh.
+// Ifindex returns the interface's index in the namespace where Open, SetMTU or Refresh last saw it.
 func (d *Device) Ifindex() int { return int(d.ifindex.Load()) }
 
-// NetNS returns the namespace where the interface was at Open or at the last Refresh. It stays owned
-// by the device, which closes it when a Refresh finds the interface elsewhere, and on Close.
+// NetNS returns the namespace where Open, SetMTU or Refresh last saw the interface. It stays owned by
+// the device, which closes it when it finds the interface elsewhere, and on Close.
 func (d *Device) NetNS() *netns.NS {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -258,10 +258,14 @@ func (d *Device) setCarrier(on bool) error {
 }
 
 // Refresh finds the interface again after it may have been moved to another network namespace, so
-// that NetNS, Ifindex and SetMTU are about the place where it is now. It needs CAP_NET_ADMIN there.
+// that NetNS and Ifindex tell where it is now. It needs CAP_NET_ADMIN there.
 func (d *Device) Refresh() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.refresh()
+}
+
+func (d *Device) refresh() error {
 	if d.closed {
 		return fmt.Errorf("find tun: %w", os.ErrClosed)
 	}
@@ -274,17 +278,17 @@ func (d *Device) Refresh() error {
 	if err != nil {
 		return err
 	}
+	if ns.ID() == d.ns.ID() {
+		// Keep the one that NetNS may have given out.
+		ns.Close()
+		return d.resolve()
+	}
 	old := d.ns
 	d.ns = ns
 	if err := d.resolve(); err != nil {
 		d.ns = old
 		ns.Close()
 		return err
-	}
-	if old.ID() == ns.ID() {
-		// Keep the one that NetNS may have given out.
-		d.ns = old
-		old = ns
 	}
 	old.Close()
 	return nil

@@ -3,7 +3,6 @@ package tun
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -40,16 +39,17 @@ func (d *Device) limitSegments(mtu int) {
 	_ = d.setLink(0, 0, attrs)
 }
 
-// SetMTU changes the interface's MTU in bytes. It returns ErrMTU if that is out of range, and ENODEV
-// if the interface has been deleted, or moved since the last Refresh.
+// SetMTU changes the interface's MTU in bytes, wherever the interface has been moved. It returns
+// ErrMTU if that is out of range, EBADFD if the interface has been deleted, os.ErrClosed after Close.
 func (d *Device) SetMTU(mtu int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return fmt.Errorf("set MTU of tun: %w", os.ErrClosed)
-	}
 	if mtu < MinMTU || mtu > MaxMTU {
 		return fmt.Errorf("set MTU of tun to %d: %w", mtu, ErrMTU)
+	}
+	// The index may be another interface's if this one has left the namespace.
+	if err := d.refresh(); err != nil {
+		return fmt.Errorf("set MTU of tun: %w", err)
 	}
 	attrs := netlink.NewAttributeEncoder()
 	attrs.Uint32(unix.IFLA_MTU, uint32(mtu))

@@ -157,13 +157,14 @@ func joinWireguard(t testing.TB, a, b *site) func() (there, back direction) {
 		t.Fatal(err)
 	}
 	var there, back direction
-	var group sync.WaitGroup
-	group.Go(func() { there.super, there.err = toWireguard(a.device.Queues()[0], other, stop) })
-	group.Go(func() { back = fromWireguard(other, a.device.Queues()[0]) })
+	var writer, reader sync.WaitGroup
+	writer.Go(func() { there.super, there.err = toWireguard(a.device.Queues()[0], other, stop) })
+	reader.Go(func() { back = fromWireguard(other, a.device.Queues()[0]) })
 	end := sync.OnceFunc(func() {
 		unix.Write(stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		other.Close()
-		group.Wait()
+		writer.Wait()
+		other.Close() // ends the reader
+		reader.Wait()
 		unix.Close(stop)
 	})
 	t.Cleanup(end)

@@ -2,6 +2,7 @@ package tun_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"ovpn-go/tun/netns"
 )
@@ -39,19 +41,29 @@ func randomBytes(random *rand.Rand, n int) []byte {
 	return b
 }
 
-// newNetNS makes a namespace for the test, or skips it where that is not allowed; with
-// OVPN_GO_REQUIRE set the skip is a failure.
+// newNetNS makes a namespace for the test, or skips it where that is not allowed.
 func newNetNS(t testing.TB) *netns.NS {
 	t.Helper()
 	ns, err := netns.Create()
 	if err != nil {
-		if os.Geteuid() != 0 && os.Getenv("OVPN_GO_REQUIRE") == "" {
-			t.Skipf("needs root: %v", err)
-		}
-		t.Fatal(err)
+		skipOrFail(t, err, unix.EPERM)
 	}
 	t.Cleanup(func() { ns.Close() })
 	return ns
+}
+
+// skipOrFail ends the test: it is skipped if the error is one of those that a machine without
+// privilege or without TUN gives. With OVPN_GO_REQUIRE set the machine must have both.
+func skipOrFail(t testing.TB, err error, lacking ...unix.Errno) {
+	t.Helper()
+	if os.Getenv("OVPN_GO_REQUIRE") == "" {
+		for _, errno := range lacking {
+			if errors.Is(err, errno) {
+				t.Skipf("needs CAP_SYS_ADMIN, CAP_NET_ADMIN and /dev/net/tun: %v", err)
+			}
+		}
+	}
+	t.Fatal(err)
 }
 
 // diffPackets is cmp.Diff for lists of packets, which are long and nearly always equal.
