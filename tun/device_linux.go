@@ -72,9 +72,7 @@ func Open(config Config) (*Device, error) {
 	if config.MTU == 0 {
 		config.MTU = DefaultMTU
 	}
-	if config.Queues == 0 {
-		config.Queues = 1
-	}
+	config.Queues = max(config.Queues, 1)
 	d, err := open(config)
 	if err != nil {
 		return nil, fmt.Errorf("open tun %q: %w", config.Name, err)
