@@ -68,6 +68,11 @@ func addAddr(t testing.TB, h *netlink.Handle, link, cidr string) {
 	if err := h.AddrAdd(l, addr); err != nil {
 		t.Fatalf("add %s to %s: %v", cidr, link, err)
 	}
+	// The kernel makes an IPv6 address reachable from a work queue.
+	eventually(t, cidr+" is a local address", func() bool {
+		routes, err := h.RouteGet(addr.IP)
+		return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+	})
 }
 
 // addVeth makes a pair of virtual Ethernet devices, both up, one end in each namespace.
