@@ -16,12 +16,7 @@ import (
 func TestCounters(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t, 1)
-	// Nothing but our pings may enter the tunnel.
-	for _, node := range []*bench.Node{s.Server, s.Clients[0]} {
-		if err := node.DisableIPv6(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.quiet()
 	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{Management: true}})
 	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{Management: true}})
 	server4, _ := s.addrs(server)

@@ -29,11 +29,12 @@ func TestFloat(t *testing.T) {
 			if err := node.SetSysctl("net.ipv4.conf.all.promote_secondaries", "1"); err != nil {
 				t.Fatal(err)
 			}
-			common := bench.Options{IPv6: tt.ipv6, Renegotiate: 15, Verb: 6}
-			serverOptions := common
+			s.quiet()
+			serverOptions, clientOptions := s.rekeyEvery(15)
+			serverOptions.IPv6, clientOptions.IPv6 = tt.ipv6, tt.ipv6
 			serverOptions.Management = true
 			server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: serverOptions})
-			client := s.startClient(s.exec(node), 0, bench.ClientOptions{Options: common})
+			client := s.startClient(s.exec(node), 0, bench.ClientOptions{Options: clientOptions})
 			server4, _ := s.addrs(server)
 			s.requirePing(node, server4)
 
@@ -60,10 +61,9 @@ func TestFloat(t *testing.T) {
 			client4, _ := s.addrs(client)
 			s.requirePing(s.Server, client4)
 
-			// The control channel follows: both ends renew their keys over the new address.
-			swaps := client.Log.Mark()
-			s.waitLog(server, floated, "dco_swap_keys", time.Minute)
-			s.waitLog(client, swaps, "dco_swap_keys", time.Minute)
+			// The control channel follows: both ends make new keys and change to them.
+			renewed := s.waitLog(server, floated, "dco_new_key", time.Minute)
+			s.waitLog(server, renewed, "dco_swap_keys", time.Minute)
 			s.requirePing(node, server4)
 
 			m, err := server.Management(ctx)

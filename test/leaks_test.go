@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/bench"
 )
 
 // leakPatience is how long processes that were told to end may take.
@@ -18,7 +20,7 @@ const leakPatience = 5 * time.Second
 
 // A stock is what a test run must not add to.
 type stock struct {
-	mounts []string // of this process's mount namespace
+	mounts []string // in this process's mount namespace
 	tuns   []string // TUN devices of this process's network namespace
 	netns  []string // network namespaces that this process holds open
 }
@@ -89,9 +91,18 @@ func markedProcesses(marker string) []int {
 	return pids
 }
 
+// mounts returns the mounts at or below the test root. Others on the machine are other people's.
 func mounts() []string {
 	data, _ := os.ReadFile("/proc/self/mountinfo")
-	return strings.Split(strings.TrimSpace(string(data)), "\n")
+	root := bench.TestRoot()
+	var below []string
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line) // the mount point is the fifth
+		if len(fields) > 4 && (fields[4] == root || strings.HasPrefix(fields[4], root+"/")) {
+			below = append(below, fields[4])
+		}
+	}
+	return below
 }
 
 func tuns() []string {

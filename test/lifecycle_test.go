@@ -203,6 +203,7 @@ func TestClientConfigDir(t *testing.T) {
 	if err := s.Clients[1].Forward(); err != nil {
 		t.Fatal(err)
 	}
+	s.quiet()
 	server := s.startServer(s.exec(s.Server), bench.ServerOptions{
 		Options: bench.Options{Extra: []string{fmt.Sprintf("route %s 255.255.255.0", lan.Addr())}},
 		Clients: map[string][]string{"client2": {

@@ -59,6 +59,9 @@ func newScenarioWith(t *testing.T, clients int, build func() (string, error)) *s
 	return s
 }
 
+// ownError matches what our program logs when something is wrong with itself.
+var ownError = regexp.MustCompile(`^time=\S+ level=ERROR .*`)
+
 // stopAll ends what still runs, in reverse order of starting, and shows the logs of a failed test.
 func (s *scenario) stopAll() {
 	for i := len(s.tunnels) - 1; i >= 0; i-- {
@@ -67,6 +70,9 @@ func (s *scenario) stopAll() {
 	for _, tunnel := range s.tunnels {
 		if tunnel.Log.Contains("DATA RACE") {
 			s.Errorf("%s: the race detector has something to say", tunnel.Name)
+		}
+		for _, m := range tunnel.Log.Match(0, ownError) {
+			s.Errorf("%s: %s", tunnel.Name, m[0])
 		}
 		if s.Failed() {
 			s.Logf("--- %s\n%s", tunnel.Name, tunnel.Log.Tail(60))
@@ -91,6 +97,17 @@ func (s *scenario) stop(tunnel *bench.Tunnel) {
 		s.Errorf("%s: exit code %d, %v", tunnel.Name, code, err)
 	}
 	s.requireGone(tunnel)
+}
+
+// quiet keeps IPv6 off the tunnels' interfaces, so that nothing but what the test sends enters them:
+// an interface that comes up with IPv6 announces itself before there is a key, or even a peer.
+func (s *scenario) quiet() {
+	s.Helper()
+	for _, node := range append([]*bench.Node{s.Server}, s.Clients...) {
+		if err := node.DisableIPv6(); err != nil {
+			s.Fatal(err)
+		}
+	}
 }
 
 // requireGone checks that the tunnel's interface does not exist any more.

@@ -52,11 +52,11 @@ func TestTunnels(t *testing.T) {
 				for _, client := range clients {
 					s.stop(client)
 					s.requireCarried(client, 1, transfer, transfer)
-					s.requireNoDrops(client, "authentication", "replay", "no-key", "reverse-path")
+					s.requireNoDrops(client, "authentication", "replay", "unknown-key")
 				}
 				s.stop(server)
 				s.requireCarried(server, len(clients), transfer*3, transfer*3)
-				s.requireNoDrops(server, "authentication", "replay", "no-key", "reverse-path")
+				s.requireNoDrops(server, "authentication", "replay", "unknown-key")
 			})
 		}
 	}
@@ -101,7 +101,7 @@ func TestInteroperability(t *testing.T) {
 			s.stop(server)
 			ours := map[string]*bench.Tunnel{"server": server, "client": client}[tt.ours]
 			s.requireCarried(ours, 1, transfer, transfer)
-			s.requireNoDrops(ours, "authentication", "replay", "no-key", "reverse-path")
+			s.requireNoDrops(ours, "authentication", "replay", "unknown-key")
 		})
 	}
 }

@@ -1,0 +1,212 @@
+package oracle
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DirVariable is the environment variable that names the folder of the machine's kernel and initrd.
+const DirVariable = "OVPN_GO_ORACLE"
+
+// defaultDir is where build.sh puts them unless told otherwise.
+const defaultDir = "/var/cache/ovpn-go/oracle"
+
+// ErrUnavailable says that the machine can't be had here; the error around it says what is missing.
+var ErrUnavailable = errors.New("the oracle's virtual machine is not available")
+
+// emulator is the program that runs the machine.
+const emulator = "qemu-system-x86_64"
+
+// Machine is a virtual machine that is booted anew for every job. It may be used concurrently.
+type Machine struct {
+	dir      string
+	emulator string
+	// Kernel is the release of its kernel.
+	Kernel string
+}
+
+// Find returns the machine that build.sh has made; script is the path of build.sh, which is run if it has not made
+// one, or another one. With an empty script the machine must be there. The error wraps ErrUnavailable where
+// something is missing on this host.
+func Find(ctx context.Context, script string) (*Machine, error) {
+	path, err := exec.LookPath(emulator)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s is not installed: apt-get install --no-install-recommends qemu-system-x86",
+			ErrUnavailable, emulator)
+	}
+	dir := os.Getenv(DirVariable)
+	if dir == "" {
+		dir = defaultDir
+	}
+	if script != "" {
+		cmd := exec.CommandContext(ctx, script, dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+			return nil, fmt.Errorf("%w: %s: %w: %s", ErrUnavailable, script, err, lines[len(lines)-1])
+		}
+	}
+	version, err := os.ReadFile(filepath.Join(dir, "version"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s holds no machine: %w", ErrUnavailable, dir, err)
+	}
+	return &Machine{dir: dir, emulator: path, Kernel: strings.TrimSpace(string(version))}, nil
+}
+
+// Job is what a machine runs.
+type Job struct {
+	// Files appear under /job, executable. The program "run" among them is started there as root, and what it
+	// leaves under /out, a file system in memory, is the job's result.
+	Files map[string][]byte
+	// Timeout bounds one boot with its job; 0 means five minutes.
+	Timeout time.Duration
+}
+
+// Result is what a job left behind.
+type Result struct {
+	// Files are those of /out, by their path in it: those of the job, its "stdout" and "stderr", and the machine's
+	// "dmesg" and "kernel".
+	Files map[string][]byte
+	// Status is the exit status of the job.
+	Status int
+	// Elapsed is how long the machine ran.
+	Elapsed time.Duration
+}
+
+// errEarlyCrash says that the machine stopped before it sent anything, which an emulated one does at times.
+var errEarlyCrash = errors.New("the machine stopped without a result")
+
+// Run boots the machine, runs the job and returns its result. A machine that stops without a result is booted a
+// second time. The exit status of the job is no error.
+func (m *Machine) Run(ctx context.Context, job Job) (Result, error) {
+	result, err := m.boot(ctx, job)
+	if errors.Is(err, errEarlyCrash) && ctx.Err() == nil {
+		result, err = m.boot(ctx, job)
+	}
+	return result, err
+}
+
+func (m *Machine) boot(ctx context.Context, job Job) (Result, error) {
+	timeout := job.Timeout
+	if timeout == 0 {
+		timeout = 5 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "ovpn-go-oracle-")
+	if err != nil {
+		return Result{}, err
+	}
+	defer os.RemoveAll(dir)
+	initrd, output := filepath.Join(dir, "initrd"), filepath.Join(dir, "output")
+	if err := m.writeInitrd(initrd, job.Files); err != nil {
+		return Result{}, err
+	}
+	// QEMU creates the file; it is there even if the machine never opens the port.
+	args := []string{
+		"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-M", "q35",
+		"-nodefaults", "-display", "none", "-no-reboot", "-net", "none", "-serial", "stdio",
+		"-kernel", filepath.Join(m.dir, "vmlinuz"), "-initrd", initrd,
+		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off",
+		"-device", "virtio-serial-pci", "-chardev", "file,id=output,path=" + output,
+		"-device", "virtserialport,chardev=output,name=oracle",
+	}
+	// The lowest priority: emulation takes whole cores, and what else runs on this host is often timed.
+	cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "19", m.emulator}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = 5 * time.Second
+	var console tail
+	cmd.Stdout, cmd.Stderr = &console, &console
+	start := time.Now()
+	err = cmd.Run()
+	elapsed := time.Since(start)
+	if ctx.Err() != nil {
+		return Result{}, fmt.Errorf("the machine ran for %v: %w; its console ended with:\n%s",
+			elapsed.Round(time.Second), ctx.Err(), &console)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w\n%s", emulator, err, &console)
+	}
+	files, err := readOutput(output)
+	if err != nil || files["status"] == nil {
+		return Result{}, fmt.Errorf("%w (%v); its console ended with:\n%s", errEarlyCrash, err, &console)
+	}
+	status, err := strconv.Atoi(strings.TrimSpace(string(files["status"])))
+	if err != nil {
+		return Result{}, fmt.Errorf("status of the job: %w", err)
+	}
+	return Result{Files: files, Status: status, Elapsed: elapsed}, nil
+}
+
+// writeInitrd appends the job to the machine's own initrd: the kernel unpacks one archive after the other.
+func (m *Machine) writeInitrd(path string, files map[string][]byte) (err error) {
+	job, err := archive("job", files)
+	if err != nil {
+		return err
+	}
+	base, err := os.Open(filepath.Join(m.dir, "initrd"))
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if _, err := io.Copy(out, base); err != nil {
+		return err
+	}
+	_, err = out.Write(job)
+	return err
+}
+
+// readOutput unpacks what came over the virtio port.
+func readOutput(path string) (map[string][]byte, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	r := tar.NewReader(bytes.NewReader(content))
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("output of the machine: %w", err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		name := strings.TrimPrefix(h.Name, "./")
+		if files[name], err = io.ReadAll(r); err != nil {
+			return nil, fmt.Errorf("output of the machine: %w", err)
+		}
+	}
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ content []byte }
+
+func (t *tail) Write(b []byte) (int, error) {
+	const limit = 8 << 10
+	t.content = append(t.content, b...)
+	if extra := len(t.content) - limit; extra > 0 {
+		t.content = append(t.content[:0], t.content[extra:]...)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string { return string(t.content) }
