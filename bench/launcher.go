@@ -150,7 +150,12 @@ func (l *Launcher) Start(c Command) (*Process, error) {
 	}
 	args = append(args, c.Args...)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Env = os.Environ()
+	if l.root != "" {
+		// Ours need not exist in there; the last of two settings counts.
+		cmd.Env = append(cmd.Env, "TMPDIR=/tmp")
+	}
+	cmd.Env = append(cmd.Env, c.Env...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	p := newProcess(cmd)

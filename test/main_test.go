@@ -21,6 +21,11 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	// One test runs the program as somebody else.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	buildDir = dir
 	marker := fmt.Sprintf("%s=%d-%s", runVariable, os.Getpid(), dir)
 	os.Setenv(runVariable, marker[len(runVariable)+1:])
