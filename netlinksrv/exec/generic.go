@@ -37,7 +37,7 @@ func (s *session) openGeneric(c *call, n notification, r socketRequest) error {
 	if g.opener, err = c.task.credentials(); err != nil {
 		return err
 	}
-	pair, client, cookie, err := newPair(s.enter(ns), r.nonblock)
+	pair, client, cookie, err := newPair(ns, r.nonblock)
 	if err != nil {
 		return err
 	}

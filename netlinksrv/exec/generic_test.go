@@ -298,7 +298,7 @@ func init() {
 				if err := expect("size peeked without a buffer", n, err, len(b)); err != nil {
 					return err
 				}
-				n, _, flags, _, err = receive(first, make([]byte, 16), nil, unix.MSG_PEEK)
+				n, _, _, _, err = receive(first, make([]byte, 16), nil, unix.MSG_PEEK)
 				if err := expect("bytes peeked without MSG_TRUNC", n, err, 16); err != nil {
 					return err
 				}

@@ -197,22 +197,27 @@ func (g *guard) reap() {
 		default:
 			return // ECHILD: none left
 		}
-		var exited []message
 		g.mu.Lock()
-		for {
-			var status unix.WaitStatus
-			pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
-			if err != nil || pid == 0 {
-				break
-			}
-			if pid == g.client {
-				g.client = 0
-				exited = append(exited, message{kind: messageExited, a: uint32(status)})
-			}
-		}
+		exited := g.collect()
 		g.mu.Unlock()
 		for _, m := range exited {
 			g.out <- m
+		}
+	}
+}
+
+// collect reaps what has ended and returns what there is to tell of it. The caller holds mu.
+func (g *guard) collect() []message {
+	var exited []message
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		if err != nil || pid == 0 {
+			return exited
+		}
+		if pid == g.client {
+			g.client = 0
+			exited = append(exited, message{kind: messageExited, a: uint32(status)})
 		}
 	}
 }
@@ -236,6 +241,9 @@ func (g *guard) obey() {
 func (g *guard) signal(s unix.Signal) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	for _, m := range g.collect() { // a zombie must not swallow the signal
+		defer func() { g.out <- m }()
+	}
 	if g.client != 0 {
 		unix.Kill(g.client, s)
 		return

@@ -43,7 +43,11 @@ func TestMain(m *testing.M) {
 
 // roleCommand is the command line that plays a role.
 func roleCommand(name string, args ...string) []string {
-	return append([]string{"/proc/self/exe", roleArgument, name}, args...)
+	path, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return append([]string{path, roleArgument, name}, args...)
 }
 
 // outcome is how a client under a supervisor ended.
@@ -137,6 +141,8 @@ type fakeServer struct {
 	sockets map[uint32]*fakeGeneric
 	opened  int
 	closed  int
+	// namespaces are those of the generic sockets, in the order of opening.
+	namespaces []netns.ID
 	// seen is called with every request before it is answered.
 	seen   func(t netlinksrv.Task, datagram []byte)
 	routed func(t netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict
@@ -152,6 +158,7 @@ func (s *fakeServer) OpenGeneric(ns *netns.NS, deliver func([]byte) error) (gene
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opened++
+	s.namespaces = append(s.namespaces, ns.ID())
 	return &fakeGeneric{server: s, ns: ns.ID(), deliver: deliver, options: make(map[int][]byte)}, nil
 }
 

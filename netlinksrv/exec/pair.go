@@ -31,11 +31,11 @@ const pairBuffer = 32 << 20
 // errOverrun says that there is no room, as the client does not read what is sent to it.
 var errOverrun = fmt.Errorf("client does not read: %w", unix.ENOBUFS)
 
-// newPair makes a pair of sockets, in the network namespace that in runs things in, and returns
-// our end and the client's with its cookie. The client's descriptor is the caller's to close.
-func newPair(in func(func() error) error, nonblock bool) (p *pair, client int, cookie uint64, err error) {
+// newPair makes a pair of sockets in ns and returns our end and the client's with its cookie. The
+// client's descriptor is the caller's to close.
+func newPair(ns *netns.NS, nonblock bool) (p *pair, client int, cookie uint64, err error) {
 	var fds [2]int
-	err = in(func() error {
+	err = inNamespace(ns, func() error {
 		fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return os.NewSyscallError("socketpair", err)
@@ -233,12 +233,3 @@ func senderOf(oob []byte) int {
 
 // close releases our end; the client then sees an end of file. It may be called more than once.
 func (p *pair) close() { p.file.Close() }
-
-// enter returns what runs a function inside ns. Entering takes a thread of its own and privilege,
-// so for the namespace that we are in anyway it does neither.
-func (s *session) enter(ns *netns.NS) func(func() error) error {
-	if ns.ID() == s.home {
-		return func(fn func() error) error { return fn() }
-	}
-	return ns.Do
-}

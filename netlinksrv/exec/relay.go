@@ -62,7 +62,7 @@ func (s *session) openRelay(c *call, fd int, ns *netns.NS) (r *relay, cookie uin
 	}
 	r = &relay{session: s, socket: -1}
 	var client int
-	r.pair, client, cookie, err = newPair(s.enter(ns), flags&unix.O_NONBLOCK != 0)
+	r.pair, client, cookie, err = newPair(ns, flags&unix.O_NONBLOCK != 0)
 	if err != nil {
 		return nil, 0, err
 	}

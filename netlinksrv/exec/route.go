@@ -25,7 +25,7 @@ func (s *session) openRoute(c *call, n notification, r socketRequest) error {
 		kind |= unix.SOCK_NONBLOCK
 	}
 	fd := -1
-	err = s.enter(ns)(func() (err error) {
+	err = inNamespace(ns, func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_ROUTE)
 		return os.NewSyscallError("socket", err)
 	})

@@ -16,7 +16,6 @@ type session struct {
 	server     server
 	logger     *slog.Logger
 	beforeBind func(ns netns.ID, port uint16)
-	home       netns.ID // our own network namespace
 	listener   *listener
 	injector   injector
 
@@ -43,12 +42,7 @@ type endpoint interface {
 }
 
 func newSession(server server, logger *slog.Logger, beforeBind func(netns.ID, uint16)) *session {
-	s := &session{server: server, logger: logger, beforeBind: beforeBind, endpoints: make(map[uint64]endpoint)}
-	if ns, err := netns.Current(); err == nil {
-		s.home = ns.ID()
-		ns.Close()
-	}
-	return s
+	return &session{server: server, logger: logger, beforeBind: beforeBind, endpoints: make(map[uint64]endpoint)}
 }
 
 // start must be called before the listener's first notification is passed to notified.

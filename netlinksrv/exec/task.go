@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -160,4 +161,16 @@ func errnoFor(err error) unix.Errno {
 		return errno
 	}
 	return unix.EIO
+}
+
+// inNamespace runs fn on a thread that is in ns. Entering takes privilege and a thread of its own,
+// so where the present one is in ns already it does neither.
+func inNamespace(ns *netns.NS, fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var here unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &here); err == nil && ns.ID() == (netns.ID{Dev: here.Dev, Ino: here.Ino}) {
+		return fn()
+	}
+	return ns.Do(fn)
 }
