@@ -22,14 +22,9 @@ const (
 
 var errNoFamilyID = errors.New("all generic netlink family ids are taken")
 
-// chooseFamilyIDs picks ids that the real kernel does not use.
-func chooseFamilyIDs() (familyIDs, error) {
-	here, err := netns.Current()
-	if err != nil {
-		return familyIDs{}, err
-	}
-	defer here.Close()
-	c, err := dialNetlink(here, unix.NETLINK_GENERIC)
+// chooseFamilyIDs picks ids that the real kernel, asked in any namespace, does not use.
+func chooseFamilyIDs(ns *netns.NS) (familyIDs, error) {
+	c, err := dialNetlink(ns, unix.NETLINK_GENERIC)
 	if err != nil {
 		return familyIDs{}, err
 	}

@@ -60,7 +60,7 @@ type Server struct {
 	closed  bool                        // guarded by mu
 }
 
-// New starts a server without links.
+// New starts a server without links. The calling thread's network namespace counts as the program's own.
 func New(cfg Config) (*Server, error) {
 	s := &Server{
 		log:           cfg.Logger,
@@ -74,10 +74,11 @@ func New(cfg Config) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if s.home, err = netns.Open("/proc/self/ns/net"); err != nil {
+	// Not /proc/self/ns/net: that is the first thread's, which the runtime parks where a locked goroutine left it.
+	if s.home, err = netns.Current(); err != nil {
 		return nil, err
 	}
-	if s.ids, err = chooseFamilyIDs(); err != nil {
+	if s.ids, err = chooseFamilyIDs(s.home); err != nil {
 		s.home.Close()
 		return nil, fmt.Errorf("choose family id: %w", err)
 	}
