@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -156,6 +157,13 @@ func inspectUDP(fd int) (*clientSocket, error) {
 	}
 	c.uid = int(st.Uid)
 	return c, nil
+}
+
+// has reports whether the socket has the option, one of those that are copied, switched on.
+func (c *clientSocket) has(level, name int) bool {
+	return slices.ContainsFunc(c.options, func(o option) bool {
+		return o.level == level && o.name == name && o.value != 0
+	})
 }
 
 // findAddress fills in the socket's address and makes sure that it has a port.
