@@ -238,6 +238,10 @@ func TestIntegrationNoRightsGained(t *testing.T) {
 	if err := able.SetOption(able.task, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, number(1<<20)); err != nil {
 		t.Errorf("SO_RCVBUFFORCE with rights: %v", err)
 	}
+	// CAP_NET_BROADCAST, which a sender with CAP_NET_ADMIN need not have.
+	if err := able.SetOption(able.task, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, number(1)); !errors.Is(err, unix.EPERM) {
+		t.Errorf("NETLINK_LISTEN_ALL_NSID with CAP_NET_ADMIN only: %v, want EPERM", err)
+	}
 }
 
 // TestIntegrationOwnedNamespace: in the namespaces of a user namespace that we made we are capable even without

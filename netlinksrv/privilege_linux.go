@@ -18,10 +18,11 @@ import (
 // system call or two on the twin. The error is fn's, or EPERM if the rights can't be given up.
 func (g *GenericSocket) asSender(task Task, fn func() error) error {
 	switch g.senderRights(task) {
-	case rightsOfOurs:
-		return fn()
+	case rightsAdmin:
+		// Of the sender's capabilities we only know this one.
+		return withCapabilities(1<<unix.CAP_NET_ADMIN, fn)
 	case rightsNone:
-		return withoutCapabilities(fn)
+		return withCapabilities(0, fn)
 	}
 	return unix.EPERM
 }
@@ -29,7 +30,7 @@ func (g *GenericSocket) asSender(task Task, fn func() error) error {
 type rights uint8
 
 const (
-	rightsOfOurs  rights = iota // the sender may do what we may
+	rightsAdmin   rights = iota // the sender has CAP_NET_ADMIN wherever we have it
 	rightsNone                  // without capabilities we may do no more than the sender
 	rightsTooMany               // we own the namespace, which is as good as all capabilities there
 )
@@ -41,15 +42,16 @@ func (g *GenericSocket) senderRights(task Task) rights {
 	admin := task.CanAdmin(g.ns)
 	switch {
 	case admin && task.CanAdmin(g.server.home):
-		return rightsOfOurs
+		return rightsAdmin
 	case !admin && ownedByUs(g.ns):
 		return rightsTooMany
 	}
 	return rightsNone
 }
 
-// withoutCapabilities runs fn on a thread with an empty effective set.
-func withoutCapabilities(fn func() error) error {
+// withCapabilities runs fn on a thread whose effective set has nothing but keep, a mask of the first 32
+// capabilities.
+func withCapabilities(keep uint32, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -61,7 +63,8 @@ func withoutCapabilities(fn func() error) error {
 			return
 		}
 		reduced := full
-		reduced[0].Effective, reduced[1].Effective = 0, 0
+		reduced[0].Effective &= keep
+		reduced[1].Effective = 0
 		if err := unix.Capset(&hdr, &reduced[0]); err != nil {
 			runtime.UnlockOSThread()
 			done <- fmt.Errorf("drop capabilities: %w", err)

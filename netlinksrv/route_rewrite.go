@@ -4,11 +4,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/peers"
+	"ovpn-go/tun"
 	"ovpn-go/tun/netns"
 )
 
 // RewriteRoute makes the kernel's messages about our links say what the kernel would say if the links were its
-// own: kind "ovpn" and a mode, where it says that they are TUN interfaces. ns is the namespace of the socket that
+// own: kind "ovpn" and a mode, where it says that they are TUN interfaces, and the MTU's limit. ns is the namespace of the socket that
 // the datagram was received on. What is about other links stays as it is, and if nothing has to be changed the
 // result is datagram itself.
 func (s *Server) RewriteRoute(ns netns.ID, datagram []byte) []byte {
@@ -48,11 +49,15 @@ func (b *builder) rewriteLink(m *linkMessage, mode peers.Mode) {
 	b.buf = append(b.buf, m.raw[:linkAttributes]...)
 	r := attributeReader{rest: m.raw[linkAttributes:], offset: linkAttributes}
 	for a, ok := r.next(); ok; a, ok = r.next() {
-		if a.number() == unix.IFLA_LINKINFO {
+		switch a.number() {
+		case unix.IFLA_LINKINFO:
 			b.linkInfo(a, mode)
-			continue
+		case unix.IFLA_MAX_MTU:
+			// Route holds clients to this.
+			b.u32(a.kind, tun.MaxMTU)
+		default:
+			b.raw(a.kind, a.payload)
 		}
-		b.raw(a.kind, a.payload)
 	}
 	// Bytes that are no attribute keep their place at the end.
 	b.buf = append(b.buf, r.rest...)

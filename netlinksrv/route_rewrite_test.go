@@ -32,6 +32,8 @@ func TestRewriteRoute(t *testing.T) {
 	}{
 		{"RTM_NEWLINK", msg(unix.RTM_NEWLINK, 7, name, tun, mtu), msg(unix.RTM_NEWLINK, 7, name, ovpn, mtu)},
 		{"RTM_DELLINK", msg(unix.RTM_DELLINK, 7, name, tun), msg(unix.RTM_DELLINK, 7, name, ovpn)},
+		{"limit of the MTU", msg(unix.RTM_NEWLINK, 7, f32(unix.IFLA_MAX_MTU, 65535), tun),
+			msg(unix.RTM_NEWLINK, 7, f32(unix.IFLA_MAX_MTU, 65451), ovpn)},
 		{"no data", msg(unix.RTM_NEWLINK, 7, fkind("tun"), mtu), msg(unix.RTM_NEWLINK, 7, ovpn, mtu)},
 		{"member of a bridge", msg(unix.RTM_NEWLINK, 7, fkind("tun", slave...), mtu),
 			msg(unix.RTM_NEWLINK, 7, fkind("ovpn", append([]field{fmode(1)}, slave...)...), mtu)},
