@@ -16,7 +16,7 @@ func (d *Device) peerByDestination(packet []byte) *peers.Peer {
 	if d.mode == peers.P2P {
 		return d.table.Sole()
 	}
-	return d.peerByHop(d.routes.NextHop(destination(packet), d.Ifindex()))
+	return d.peerByHop(d.routes.NextHop(destinationOf(packet), d.Ifindex()))
 }
 
 // sourceBelongsTo is the reverse path check: the route back to the packet's source must lead to p.
@@ -24,7 +24,7 @@ func (d *Device) sourceBelongsTo(p *peers.Peer, packet []byte) bool {
 	if d.mode == peers.P2P {
 		return d.table.Sole() == p
 	}
-	return d.peerByHop(d.routes.SourceHop(source(packet))) == p
+	return d.peerByHop(d.routes.SourceHop(sourceOf(packet))) == p
 }
 
 func (d *Device) peerByHop(hop netip.Addr) *peers.Peer {
@@ -42,15 +42,15 @@ func (d *Device) peerByPacket(packet []byte, from netip.AddrPort) *peers.Peer {
 	return d.table.ByTransport(from)
 }
 
-// source and destination take a packet that isIP has passed.
-func source(packet []byte) netip.Addr {
+// sourceOf and destinationOf take a packet that isIP has passed.
+func sourceOf(packet []byte) netip.Addr {
 	if packet[0]>>4 == 4 {
 		return netip.AddrFrom4([4]byte(packet[12:16]))
 	}
 	return netip.AddrFrom16([16]byte(packet[8:24]))
 }
 
-func destination(packet []byte) netip.Addr {
+func destinationOf(packet []byte) netip.Addr {
 	if packet[0]>>4 == 4 {
 		return netip.AddrFrom4([4]byte(packet[16:20]))
 	}

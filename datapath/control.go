@@ -2,8 +2,11 @@ package datapath
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
 	"ovpn-go/peers"
@@ -30,6 +33,10 @@ type PeerConfig struct {
 	Keepalive  *peers.Keepalive // nil: off
 	// Socket is a duplicate of the client's transport socket. NewPeer neither keeps nor closes it.
 	Socket *os.File
+	// Substitute puts another descriptor in place of the client's. It is called for TCP, where the connection
+	// becomes the device's, with the socket on which the client then finds its control packets; it duplicates
+	// what it is given.
+	Substitute func(*os.File) error
 }
 
 // PeerUpdate is a change to a peer: what is invalid or nil stays as it is.
@@ -68,42 +75,90 @@ type KeyInfo struct {
 // NewPeer adds a peer; on a P2P device it takes the place of the one there is, which is removed with reason
 // teardown. Errors: *AttachError, peers.ErrIDInUse, peers.ErrAddrInUse, ErrDeviceGone. On error nothing is changed.
 func (d *Device) NewPeer(cfg PeerConfig) error {
-	sock, err := d.sockets.attach(d, cfg.Socket)
+	tr, client, err := d.sockets.newTransport(d, cfg.Socket)
 	if err != nil {
 		return err
 	}
-	tr := &transport{sock: sock}
-	d.followPath(tr, cfg.ID, cfg.Remote, cfg.ScopeID)
-	p := peers.New(peers.Config{ID: cfg.ID, TxID: cfg.TxID, VPN4: cfg.VPN4, VPN6: cfg.VPN6})
-	p.SetTransport(tr)
-	gone := d.do(func() {
-		if err = d.worker.poll(sock); err != nil {
-			return
+	if client == nil {
+		d.followPath(tr, cfg.ID, cfg.Remote, cfg.ScopeID)
+	} else {
+		defer client.Close()
+		if err := cfg.substitute(client); err != nil {
+			d.releaseUnused(tr)
+			return err
 		}
-		var replaced *peers.Peer
-		if replaced, err = d.table.Add(p); err != nil {
-			return
-		}
-		if replaced != nil {
-			d.removed(replaced, peers.Teardown)
-		}
-		d.table.Rebind(p, &peers.Binding{Remote: cfg.Remote, ScopeID: cfg.ScopeID, Local: specified(cfg.Local)})
-		if cfg.Keepalive != nil {
-			d.worker.lifetimes.Set(p, *cfg.Keepalive, d.worker.clock.boot)
-		}
-		if d.mode == peers.P2P {
-			d.setCarrier(true)
-		}
-	})
+	}
+	gone := d.do(func() { err = d.add(cfg, tr) })
 	if err = errors.Join(gone, err); err != nil {
-		if d.do(func() { d.sockets.release(sock) }) != nil {
-			d.sockets.release(sock)
+		if client != nil {
+			err = errors.Join(err, cfg.substitute(cfg.Socket))
 		}
+		d.releaseUnused(tr)
 		return err
 	}
 	d.events.drain()
 	d.log.Info("peer added", "peer", cfg.ID, "remote", cfg.Remote, "vpn4", cfg.VPN4, "vpn6", cfg.VPN6)
 	return nil
+}
+
+// substitute puts file in place of the client's descriptor.
+func (cfg *PeerConfig) substitute(file *os.File) error {
+	if cfg.Substitute == nil {
+		return attachError(unix.EOPNOTSUPP, errors.New("the client's descriptor can't be replaced"))
+	}
+	if err := cfg.Substitute(file); err != nil {
+		return attachError(unix.EINVAL, fmt.Errorf("replace the client's descriptor: %w", err))
+	}
+	return nil
+}
+
+// add makes a peer of a transport that is ready. It runs on the worker; on error nothing is changed.
+func (d *Device) add(cfg PeerConfig, tr *transport) error {
+	if tr.udp != nil {
+		if err := d.worker.poll(&tr.udp.source, unix.EPOLLIN); err != nil {
+			return err
+		}
+	}
+	p := peers.New(peers.Config{ID: cfg.ID, TxID: cfg.TxID, VPN4: cfg.VPN4, VPN6: cfg.VPN6})
+	p.SetTransport(tr)
+	if tr.udp != nil {
+		d.table.Rebind(p, &peers.Binding{Remote: cfg.Remote, ScopeID: cfg.ScopeID, Local: specified(cfg.Local)})
+	}
+	replaced, err := d.table.Add(p)
+	if err != nil {
+		return err
+	}
+	if tr.tcp != nil {
+		tr.tcp.peer = p
+		if err := tr.tcp.start(d.worker); err != nil {
+			d.table.Remove(p)
+			return err
+		}
+	}
+	if replaced != nil {
+		d.removed(replaced, peers.Teardown)
+	}
+	if cfg.Keepalive != nil {
+		d.worker.lifetimes.Set(p, *cfg.Keepalive, d.worker.clock.boot)
+	}
+	if d.mode == peers.P2P {
+		d.setCarrier(true)
+	}
+	return nil
+}
+
+// releaseUnused gives back a transport that no peer came to use.
+func (d *Device) releaseUnused(tr *transport) {
+	release := func() {
+		if tr.tcp != nil {
+			d.sockets.releaseTCP(tr.tcp)
+		} else {
+			d.sockets.release(tr.udp)
+		}
+	}
+	if d.do(release) != nil {
+		release()
+	}
 }
 
 // SetPeer changes a peer. Errors: peers.ErrNotFound, peers.ErrAddrInUse, ErrTCPRemote, ErrDeviceGone. On error
@@ -117,7 +172,7 @@ func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
 			return
 		}
 		tr = transportOf(p)
-		if up.Remote.IsValid() && tr == nil {
+		if up.Remote.IsValid() && tr.udp == nil {
 			err = ErrTCPRemote
 			return
 		}
@@ -205,10 +260,10 @@ func describe(p *peers.Peer) PeerInfo {
 		ID: p.ID(), TxID: p.TxID(), VPN4: p.VPN4(), VPN6: p.VPN6(),
 		Keepalive: p.Keepalive(), Stats: p.Counters.Stats(),
 	}
-	if tr := transportOf(p); tr != nil {
-		info.LocalPort = tr.sock.info.LocalPort
-		info.SocketNetNS = tr.sock.ns
-	}
+	tr := transportOf(p)
+	info.TCP = tr.tcp != nil
+	info.LocalPort = tr.localPort()
+	info.SocketNetNS = tr.netns()
 	if b := p.Binding(); b != nil {
 		info.Remote, info.ScopeID, info.Local = b.Remote, b.ScopeID, b.Local
 	}

@@ -3,40 +3,11 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
-	"ovpn-go/peers"
-	"ovpn-go/tun"
 )
-
-// transport is how the device reaches one peer.
-type transport struct {
-	sock *udpSocket
-	// mss4 and mss6 are the largest TCP segments, inside IPv4 and IPv6, that reach the peer in one
-	// unfragmented datagram; 0: not known.
-	mss4, mss6 atomic.Uint32
-}
-
-// transportOf returns nil for a peer that was added without a transport.
-func transportOf(p *peers.Peer) *transport {
-	t, _ := p.Transport().(*transport)
-	return t
-}
-
-// clampMSS lowers the MSS option of a TCP SYN so that the connection's packets fit the path. A packet that does
-// not fit is fragmented and loses the batch's speed; the kernel module leaves that to the user.
-func (t *transport) clampMSS(packet []byte) {
-	mss := t.mss4.Load()
-	if packet[0]>>4 == 6 {
-		mss = t.mss6.Load()
-	}
-	if mss != 0 {
-		tun.ClampMSS(packet, uint16(mss))
-	}
-}
 
 const (
 	ipv4Header = 20
@@ -70,15 +41,15 @@ func (t *transport) lookUpPathMTU(remote netip.AddrPort, scope uint32) error {
 		level, option = unix.IPPROTO_IP, unix.IP_MTU
 	}
 	var mtu int
-	err := t.sock.ns.Do(func() error {
+	err := t.udp.ns.Do(func() error {
 		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		if t.sock.info.Mark != 0 {
+		if t.udp.info.Mark != 0 {
 			// Without the right to mark, the unmarked route is the best guess.
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, t.sock.info.Mark)
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, t.udp.info.Mark)
 		}
 		if err := unix.Connect(fd, name); err != nil {
 			return err

@@ -55,7 +55,7 @@ func newStage(t testing.TB) *stage {
 	own, other := keyPair(crypto.AESGCM, 0)
 	s.key = other
 	p := peers.New(peers.Config{ID: 1, TxID: 1})
-	p.SetTransport(&transport{sock: &udpSocket{owner: d, fd: fd, info: udpInfo{Family: unix.AF_INET}}})
+	p.SetTransport(&transport{udp: &udpSocket{owner: d, source: source{fd: fd}, info: udpInfo{Family: unix.AF_INET}}})
 	if _, err := d.table.Add(p); err != nil {
 		t.Fatal(err)
 	}
@@ -139,10 +139,9 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 		b, stride = groBuffer(t, s.key, 1+i*stageSegments)
 		buffers = append(buffers, b)
 	}
-	sock := transportOf(s.dev.table.Sole()).sock
 	i := 0
 	if n := testing.AllocsPerRun(100, func() {
-		s.rx.buffer(sock, received{data: buffers[i], stride: stride, remote: s.from})
+		s.rx.buffer(received{data: buffers[i], stride: stride, remote: s.from})
 		s.rx.flush()
 		i++
 	}); n != 0 {
@@ -170,7 +169,6 @@ func BenchmarkTransmit(b *testing.B) {
 // time, so the sealing is done with the clock stopped.
 func BenchmarkReceive(b *testing.B) {
 	s := newStage(b)
-	sock := transportOf(s.dev.table.Sole()).sock
 	first := uint32(1)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -179,7 +177,7 @@ func BenchmarkReceive(b *testing.B) {
 		b.SetBytes(int64(len(data)))
 		first += stageSegments
 		b.StartTimer()
-		s.rx.buffer(sock, received{data: data, stride: stride, remote: s.from})
+		s.rx.buffer(received{data: data, stride: stride, remote: s.from})
 		s.rx.flush()
 	}
 }

@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
@@ -17,7 +19,12 @@ type receiver struct {
 	vector   receiveVector
 	coalesce *tun.Coalescer
 	tally    tally
+	stream   []byte                // what one read of a TCP connection takes; made on first use
+	record   [maxClientRecord]byte // one record of a TCP client
 }
+
+// streamLen is how much one read of a TCP connection may take: many frames, and room for the rest of the longest.
+const streamLen = 256 << 10
 
 // tally gathers one peer's counters over the packets of a run, so that they cost one set of atomic adds.
 type tally struct {
@@ -34,22 +41,27 @@ func (r *receiver) init(w *worker) {
 
 // turn receives from every readable socket until it is dry, or its share of the turn is used up.
 func (r *receiver) turn() {
-	readable := r.w.readable
-	if len(readable) == 0 {
+	n := len(r.w.readable)
+	if n == 0 {
 		return
 	}
-	r.w.readable = readable[:0]
-	for _, sock := range readable {
-		sock.readable = r.drain(sock)
-		if sock.readable {
-			r.w.readable = append(r.w.readable, sock)
+	// Draining one may close it or another, or make a third readable: the list changes under the loop.
+	for range n {
+		if len(r.w.readable) == 0 {
+			break
+		}
+		src := r.w.readable[0]
+		r.w.readable = slices.Delete(r.w.readable, 0, 1)
+		src.readable = false
+		if src.drain() && src.polled {
+			r.w.markReadable(src)
 		}
 	}
 	r.flush()
 }
 
-// drain reports whether the socket may hold more.
-func (r *receiver) drain(sock *udpSocket) bool {
+// socket takes a UDP socket's datagrams and reports whether there may be more.
+func (r *receiver) socket(sock *udpSocket) bool {
 	for range receivesPerTurn {
 		n, err := r.vector.receive(sock.fd)
 		if err == unix.EINTR {
@@ -61,7 +73,7 @@ func (r *receiver) drain(sock *udpSocket) bool {
 		}
 		r.w.dev.counters.receives.Add(1)
 		for i := range n {
-			r.buffer(sock, r.vector.at(i))
+			r.buffer(r.vector.at(i))
 		}
 		if n < vectorLen {
 			return false // edge-triggered: the next datagram raises a new event
@@ -71,11 +83,11 @@ func (r *receiver) drain(sock *udpSocket) bool {
 }
 
 // buffer takes the datagrams of one GRO buffer apart.
-func (r *receiver) buffer(sock *udpSocket, in received) {
+func (r *receiver) buffer(in received) {
 	data := in.data
 	for {
 		n := min(in.stride, len(data))
-		r.packet(sock, &in, data[:n])
+		r.datagram(&in, data[:n])
 		data = data[n:]
 		if len(data) == 0 {
 			return
@@ -83,8 +95,8 @@ func (r *receiver) buffer(sock *udpSocket, in received) {
 	}
 }
 
-// packet takes one datagram to the interface, or drops it. The order of checks and counters is the kernel's.
-func (r *receiver) packet(sock *udpSocket, in *received, packet []byte) {
+// datagram finds the peer of one datagram. The order of checks and counters, here and below, is the kernel's.
+func (r *receiver) datagram(in *received, packet []byte) {
 	d := r.w.dev
 	if len(packet) < 4 {
 		d.counters.drop(DropRunt, 1)
@@ -99,6 +111,81 @@ func (r *receiver) packet(sock *udpSocket, in *received, packet []byte) {
 		d.counters.drop(DropUnknownPeer, 1)
 		return
 	}
+	r.packet(p, in, packet)
+}
+
+// connection takes what has arrived on a TCP connection and reports whether there may be more.
+func (r *receiver) connection(c *tcpConn) bool {
+	if r.stream == nil {
+		r.stream = make([]byte, streamLen+crypto.TagSize)
+	}
+	for range receivesPerTurn {
+		if c.ended {
+			return false
+		}
+		kept := copy(r.stream, c.partial)
+		space := r.stream[kept:streamLen]
+		n, _, err := unix.Recvfrom(c.stream.fd, space, unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.EINTR:
+			continue
+		case err != nil || n == 0:
+			c.end()
+			return false
+		}
+		r.w.dev.counters.receives.Add(1)
+		if c.peer == nil {
+			c.deliver(r.stream[:n]) // detached: bytes, not frames
+			continue
+		}
+		rest := r.frames(c, r.stream[:kept+n])
+		c.partial = append(c.partial[:0], rest...)
+		const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+		if n < len(space) && c.stream.events&ending == 0 {
+			// Edge-triggered: what comes next raises a new event. An end that came with the data does not.
+			return false
+		}
+	}
+	return true
+}
+
+// frames takes the whole frames of a connection's stream and returns what is left.
+func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
+	for {
+		frame, rest, ok, err := nextFrame(stream)
+		if err != nil {
+			c.fail()
+			c.end()
+			return nil
+		}
+		if !ok {
+			return rest
+		}
+		stream = rest
+		packet := frame[framePrefix:]
+		switch {
+		case len(packet) < 4:
+			r.w.dev.counters.drop(DropRunt, 1)
+			c.fail()
+			return nil
+		case crypto.Opcode(packet[0]) == crypto.OpcodeDataV2:
+			r.packet(c.peer, nil, packet)
+		case crypto.Opcode(packet[0]) == crypto.OpcodeDataV1:
+			r.w.dev.counters.drop(DropOpcode, 1)
+			c.fail()
+			return nil
+		default:
+			c.deliver(frame)
+		}
+	}
+}
+
+// packet takes one DATA_V2 packet to the interface, or drops it. in says where it came from; nil on TCP, where
+// the connection is the peer's address.
+func (r *receiver) packet(p *peers.Peer, in *received, packet []byte) {
+	d := r.w.dev
 	if p != r.tally.peer {
 		r.flush()
 		r.tally.peer = p
@@ -147,7 +234,9 @@ func (r *receiver) accept(p *peers.Peer, key *crypto.Key, in *received, inner, p
 		return DropReplay, false
 	}
 	p.MarkReceived(r.w.clock.boot)
-	d.learnEndpoint(p, in)
+	if in != nil {
+		d.learnEndpoint(p, in)
+	}
 	if !isIP(inner) {
 		if string(inner) == string(crypto.Keepalive[:]) {
 			return numDropReasons, false
@@ -157,9 +246,7 @@ func (r *receiver) accept(p *peers.Peer, key *crypto.Key, in *received, inner, p
 	if !d.sourceBelongsTo(p, inner) {
 		return DropReversePath, false
 	}
-	if tr := transportOf(p); tr != nil {
-		tr.clampMSS(inner)
-	}
+	transportOf(p).clampMSS(inner)
 	return 0, true
 }
 

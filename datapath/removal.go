@@ -31,13 +31,14 @@ func (d *Device) removed(p *peers.Peer, reason peers.DelReason) {
 		"link_rx_packets", s.LinkRxPackets, "link_rx_bytes", s.LinkRxBytes,
 		"link_tx_packets", s.LinkTxPackets, "link_tx_bytes", s.LinkTxBytes)
 	tr := transportOf(p)
-	if tr == nil {
+	d.events.push(Event{
+		Kind: PeerDeleted, Ifindex: d.Ifindex(), NetNS: tr.netns().ID(), PeerID: p.ID(), Reason: reason,
+	})
+	if tr.tcp != nil {
+		tr.tcp.detach()
 		return
 	}
-	d.events.push(Event{
-		Kind: PeerDeleted, Ifindex: d.Ifindex(), NetNS: tr.sock.ns.ID(), PeerID: p.ID(), Reason: reason,
-	})
-	d.sockets.release(tr.sock)
+	d.sockets.release(tr.udp)
 }
 
 // removeAll takes the device's peers out, in the order in which they are listed.
@@ -53,7 +54,7 @@ func (d *Device) expire(p *peers.Peer) { d.remove(p, peers.Expired) }
 // socketGone removes the peers that used a client's socket which the client has closed for good.
 func (d *Device) socketGone(sock *udpSocket) {
 	for _, p := range d.table.All() {
-		if tr := transportOf(p); tr != nil && tr.sock == sock {
+		if transportOf(p).udp == sock {
 			d.remove(p, peers.TransportDisconnect)
 		}
 	}
@@ -65,11 +66,9 @@ func (d *Device) exhausted(p *peers.Peer, key *crypto.Key) {
 		return
 	}
 	d.log.Warn("packet ids exhausted, key removed", "peer", p.ID(), "key_id", key.ID())
-	if tr := transportOf(p); tr != nil {
-		d.events.push(Event{
-			Kind: KeyExhausted, Ifindex: d.Ifindex(), NetNS: tr.sock.ns.ID(), PeerID: p.ID(), KeyID: key.ID(),
-		})
-	}
+	d.events.push(Event{
+		Kind: KeyExhausted, Ifindex: d.Ifindex(), NetNS: transportOf(p).netns().ID(), PeerID: p.ID(), KeyID: key.ID(),
+	})
 }
 
 // setCarrier shows the stack whether packets have somewhere to go.

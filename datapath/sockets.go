@@ -51,6 +51,7 @@ type Sockets struct {
 
 	mu       sync.Mutex
 	attached map[uint64]*udpSocket // by the cookie of the client's socket; guarded by mu
+	tcp      map[uint64]*tcpConn   // by the cookies of the connection and of the client's end; guarded by mu
 }
 
 // NewSockets returns an empty set. Close it when no device uses it any more.
@@ -59,6 +60,7 @@ func NewSockets(log *slog.Logger) (*Sockets, error) {
 		log:      log,
 		watch:    newSockWatch(log),
 		attached: map[uint64]*udpSocket{},
+		tcp:      map[uint64]*tcpConn{},
 	}, nil
 }
 
@@ -70,28 +72,52 @@ func (s *Sockets) Close() { s.watch.close() }
 // may share it.
 type udpSocket struct {
 	owner   *Device
-	fd      int
 	info    udpInfo
 	ns      *netns.NS
 	unwatch func()
 	refs    int // guarded by Sockets.mu: peers that use it, and peers about to be added
 
 	// What follows belongs to the owner's worker.
-	polled   bool // in the worker's epoll set
-	readable bool // in the worker's list of sockets that may hold datagrams
-	gso      gsoState
+	source
+	gso gsoState
+}
+
+// newTransport makes d's transport of a client's socket. client is nil, or what is to replace the client's
+// descriptor.
+func (s *Sockets) newTransport(d *Device, socket *os.File) (tr *transport, client *os.File, err error) {
+	proto, err := SocketProtocol(socket)
+	if err != nil {
+		return nil, nil, attachError(unix.EOPNOTSUPP, err)
+	}
+	if s.isTCPClient(socket) {
+		return nil, nil, attachError(unix.EBUSY, errors.New("the connection carries another peer"))
+	}
+	tr = &transport{}
+	switch proto {
+	case unix.IPPROTO_UDP:
+		tr.udp, err = s.attach(d, socket)
+	case unix.IPPROTO_TCP:
+		tr.tcp, client, err = s.openTCP(d, socket)
+	default:
+		err = attachError(unix.EOPNOTSUPP, fmt.Errorf("protocol %d is neither UDP nor TCP", proto))
+	}
+	return tr, client, err
+}
+
+// isTCPClient reports whether a socket is what replaced a client's connection.
+func (s *Sockets) isTCPClient(socket *os.File) bool {
+	cookie, err := socketCookie(socket)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tcp[cookie] != nil
 }
 
 // attach returns d's socket beside the client's socket, made on first use. Every call is to be paired
 // with release.
 func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
-	proto, err := SocketProtocol(client)
-	if err != nil {
-		return nil, attachError(unix.EOPNOTSUPP, err)
-	}
-	if proto != unix.IPPROTO_UDP {
-		return nil, attachError(unix.EOPNOTSUPP, fmt.Errorf("protocol %d is not supported, only UDP", proto))
-	}
 	cookie, err := socketCookie(client)
 	if err != nil {
 		return nil, attachError(unix.EINVAL, err)
@@ -119,8 +145,9 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		}
 		return nil, attachError(errno, err)
 	}
-	sock := &udpSocket{owner: d, fd: fds[0], info: info, ns: ns, refs: 1}
+	sock := &udpSocket{owner: d, source: source{fd: fds[0]}, info: info, ns: ns, refs: 1}
 	// gone runs while the watch may be waiting in unwatch: it must only post.
+	sock.drain = func() bool { return d.worker.rx.socket(sock) }
 	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {
 		d.post(func() { d.socketGone(sock) })
 	})
@@ -145,7 +172,7 @@ func (s *Sockets) release(sock *udpSocket) {
 	}
 	delete(s.attached, sock.info.Cookie)
 	sock.unwatch()
-	sock.owner.worker.unpoll(sock)
+	sock.owner.worker.unpoll(&sock.source)
 	unix.Close(sock.fd)
 	sock.ns.Close()
 }

@@ -13,7 +13,7 @@ const (
 	DropNoKey                            // the peer's primary slot is empty
 	DropExhausted                        // the primary key has no packet ids left
 	DropNoTransport                      // no binding, or a remote of a family the socket can't reach
-	DropSend                             // the kernel refused the datagram (netfilter)
+	DropSend                             // the kernel refused it (netfilter), or the connection is busy
 	// Receive.
 	DropRunt           // shorter than its header
 	DropOpcode         // DATA_V1 or anything else that is not DATA_V2
@@ -23,6 +23,7 @@ const (
 	DropReplay         // packet id seen before, or too old
 	DropInner          // plaintext that is no IP packet
 	DropReversePath    // inner source does not belong to the peer
+	DropClient         // a control packet for a client that does not read
 	DropLink           // the interface is down or its queue full
 	numDropReasons
 )
@@ -32,7 +33,7 @@ func (r DropReason) String() string {
 	return [numDropReasons]string{
 		"malformed-frame", "no-peer", "no-key", "exhausted", "no-transport", "send",
 		"runt", "opcode", "unknown-peer", "unknown-key", "authentication", "replay", "inner",
-		"reverse-path", "link",
+		"reverse-path", "client", "link",
 	}[r]
 }
 

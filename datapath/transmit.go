@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -24,11 +25,12 @@ type transmitter struct {
 	send  sendBuffer
 }
 
-// batch is sealed datagrams to one peer, all stride bytes long but perhaps the last.
+// batch is what leaves for one peer in one system call: over UDP datagrams, all stride bytes long but perhaps the
+// last; over TCP frames of any length.
 type batch struct {
 	peer    *peers.Peer
-	binding *peers.Binding
-	sock    *udpSocket
+	via     *transport
+	binding *peers.Binding // nil over TCP
 	buf     []byte
 	used    int
 	count   int
@@ -80,7 +82,7 @@ func (t *transmitter) transmit(frame []byte) {
 	}
 	tr := transportOf(p)
 	binding := p.Binding()
-	if tr == nil || binding == nil {
+	if !tr.reaches(binding) {
 		d.counters.drop(DropNoTransport, n)
 		p.Counters.AddVPNTx(uint64(n), t.skip())
 		return
@@ -139,7 +141,7 @@ func (t *transmitter) keepalive(p *peers.Peer) {
 		d.counters.drop(DropNoKey, 1)
 		return
 	}
-	if tr == nil || binding == nil {
+	if !tr.reaches(binding) {
 		d.counters.drop(DropNoTransport, 1)
 		return
 	}
@@ -154,16 +156,19 @@ func (t *transmitter) keepalive(p *peers.Peer) {
 	t.sent(p, 1, uint64(len(crypto.Keepalive)))
 }
 
-// slot returns room for the next datagram of size bytes to p, with a tag's worth of slack behind it. It
-// sends the batch first if the datagram can't continue it.
+// slot returns room for the next packet of size bytes to p, with a tag's worth of slack behind it. It sends the
+// batch first if the packet can't continue it.
 func (t *transmitter) slot(p *peers.Peer, tr *transport, binding *peers.Binding, size int) []byte {
 	b := &t.batch
-	if b.count > 0 && (b.binding != binding || b.peer != p || b.short || size > b.stride ||
-		b.count == maxSegments || b.used+size > maxUDPPayload) {
+	if b.count > 0 && (b.peer != p || b.via != tr || b.binding != binding || !b.takes(size)) {
 		t.flush()
 	}
 	if b.count == 0 {
-		b.peer, b.binding, b.sock, b.stride, b.short = p, binding, tr.sock, size, false
+		b.peer, b.via, b.binding, b.stride, b.short = p, tr, binding, size, false
+	}
+	if tr.tcp != nil {
+		binary.BigEndian.PutUint16(b.buf[b.used:], uint16(size))
+		b.used += framePrefix
 	}
 	dst := b.buf[b.used : b.used+size]
 	b.used += size
@@ -172,11 +177,12 @@ func (t *transmitter) slot(p *peers.Peer, tr *transport, binding *peers.Binding,
 	return dst
 }
 
-// forget empties the batch if it was to leave through sock, which is about to be closed.
-func (t *transmitter) forget(sock *udpSocket) {
-	if t.batch.sock == sock {
-		t.batch = batch{buf: t.batch.buf}
+// takes reports whether a packet of size bytes may follow those in the batch.
+func (b *batch) takes(size int) bool {
+	if b.via.tcp != nil {
+		return b.used+framePrefix+size <= maxUDPPayload
 	}
+	return !b.short && size <= b.stride && b.count < maxSegments && b.used+size <= maxUDPPayload
 }
 
 // flush sends the batch.
@@ -185,31 +191,57 @@ func (t *transmitter) flush() {
 	if b.count == 0 {
 		return
 	}
+	if b.via.tcp != nil {
+		t.frames()
+	} else {
+		t.datagrams()
+	}
+	*b = batch{buf: b.buf}
+}
+
+// frames writes the batch to a connection. One that has not even taken the batch before it drops this one: it
+// has more to do than it can, and neither waiting nor hoarding would help (kernel behaviour, for each frame).
+func (t *transmitter) frames() {
+	b := &t.batch
+	t.w.dev.counters.sends.Add(1)
+	if b.via.tcp.failed || !b.via.tcp.free() {
+		t.w.dev.counters.drop(DropSend, b.count)
+		return
+	}
+	b.via.tcp.write(b.buf[:b.used])
+}
+
+// datagrams sends the batch over UDP.
+func (t *transmitter) datagrams() {
+	b := &t.batch
 	data := b.buf[:b.used]
 	if b.count == 1 {
 		t.datagram(data)
-	} else if err := t.gso(data); err != nil {
-		// The kernel took none of it: once more without its help.
-		ok := true
-		for len(data) > 0 {
-			n := min(b.stride, len(data))
-			ok = t.datagram(data[:n]) && ok
-			data = data[n:]
-		}
-		if ok {
-			b.sock.gso.refused(err, b.stride, t.w.clock.boot)
-		}
+		return
 	}
-	*b = batch{buf: b.buf}
+	err := t.gso(data)
+	if err == nil {
+		return
+	}
+	// The kernel took none of it: once more without its help.
+	ok := true
+	for len(data) > 0 {
+		n := min(b.stride, len(data))
+		ok = t.datagram(data[:n]) && ok
+		data = data[n:]
+	}
+	if ok {
+		b.via.udp.gso.refused(err, b.stride, t.w.clock.boot)
+	}
 }
 
 // gso sends the batch as one buffer that the kernel, or the egress device, cuts into datagrams.
 func (t *transmitter) gso(data []byte) error {
 	b := &t.batch
-	if !b.sock.gso.allowed(b.stride, t.w.clock.boot) {
+	if !b.via.udp.gso.allowed(b.stride, t.w.clock.boot) {
 		return unix.EMSGSIZE
 	}
-	err := t.send.send(b.sock, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, b.stride)
+	err := t.send.send(b.via.udp, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, b.stride)
 	switch err {
 	case unix.EMSGSIZE, unix.EINVAL, unix.EIO, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EADDRNOTAVAIL:
 		return err
@@ -222,7 +254,7 @@ func (t *transmitter) gso(data []byte) error {
 // address that can't be used any more is forgotten, as in the kernel.
 func (t *transmitter) datagram(data []byte) bool {
 	b := &t.batch
-	err := t.send.send(b.sock, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, 0)
+	err := t.send.send(b.via.udp, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, 0)
 	asBound := err == nil
 	switch err {
 	case unix.EINVAL, unix.ENETUNREACH, unix.EADDRNOTAVAIL:
@@ -230,7 +262,7 @@ func (t *transmitter) datagram(data []byte) bool {
 			break
 		}
 		none := netip.Addr{}
-		if err = t.send.send(b.sock, b.binding.Remote, b.binding.ScopeID, none, data, 0); err == nil {
+		if err = t.send.send(b.via.udp, b.binding.Remote, b.binding.ScopeID, none, data, 0); err == nil {
 			t.w.dev.table.SetLocal(b.peer, none)
 			b.binding = b.peer.Binding()
 		}

@@ -31,8 +31,10 @@ type worker struct {
 	wake  int // eventfd: a command waits
 	timer int // timerfd on CLOCK_BOOTTIME: the earliest keepalive deadline
 
-	sockets   map[int]*udpSocket // polled ones, by descriptor
-	readable  []*udpSocket       // those of them that may hold datagrams
+	sources   map[int]*source // polled ones, by descriptor
+	readable  []*source       // those of them that may hold something
+	conns     map[*tcpConn]struct{}
+	failed    []*tcpConn // whose peers are to be removed
 	lifetimes *peers.Lifetimes
 	armed     int64 // deadline the timer is set to, boot-time seconds; 0: disarmed
 	tx        transmitter
@@ -71,7 +73,8 @@ func bootSeconds() int64 {
 func newWorker(d *Device, queue *tun.Queue) (*worker, error) {
 	w := &worker{
 		dev: d, queue: queue, epfd: -1, wake: -1, timer: -1,
-		sockets:   map[int]*udpSocket{},
+		sources:   map[int]*source{},
+		conns:     map[*tcpConn]struct{}{},
 		lifetimes: peers.NewLifetimes(),
 		done:      make(chan struct{}),
 	}
@@ -119,38 +122,57 @@ func (w *worker) epoll(op, fd int, events uint32) error {
 	return unix.EpollCtl(w.epfd, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// poll adds a socket to the epoll set.
-func (w *worker) poll(sock *udpSocket) error {
-	if sock.polled {
+// source is a descriptor that the worker receives from.
+type source struct {
+	fd       int
+	drain    func() (more bool) // takes what is there, up to its share of a turn
+	writable func()             // there is room again; nil if nobody waits for that
+	events   uint32             // what epoll said last
+	polled   bool               // in the worker's epoll set
+	readable bool               // in the worker's list
+}
+
+// poll adds a source to the epoll set.
+func (w *worker) poll(src *source, events uint32) error {
+	if src.polled {
 		return nil
 	}
-	if err := w.epoll(unix.EPOLL_CTL_ADD, sock.fd, unix.EPOLLIN|unix.EPOLLET); err != nil {
+	if err := w.epoll(unix.EPOLL_CTL_ADD, src.fd, events|unix.EPOLLET); err != nil {
 		return fmt.Errorf("poll transport socket: %w", err)
 	}
-	sock.polled = true
-	w.sockets[sock.fd] = sock
-	w.markReadable(sock)
+	src.polled = true
+	w.sources[src.fd] = src
+	w.markReadable(src)
 	return nil
 }
 
-func (w *worker) markReadable(sock *udpSocket) {
-	if !sock.readable {
-		sock.readable = true
-		w.readable = append(w.readable, sock)
+func (w *worker) markReadable(src *source) {
+	if !src.readable {
+		src.readable = true
+		w.readable = append(w.readable, src)
 	}
 }
 
-// unpoll forgets a socket that is about to be closed, and what was about to be sent through it.
-func (w *worker) unpoll(sock *udpSocket) {
-	if !sock.polled {
+// unpoll forgets a source that is about to be closed.
+func (w *worker) unpoll(src *source) {
+	if !src.polled {
 		return
 	}
-	w.tx.forget(sock)
-	sock.polled = false
-	delete(w.sockets, sock.fd)
-	w.readable = slices.DeleteFunc(w.readable, func(s *udpSocket) bool { return s == sock })
+	src.polled = false
+	delete(w.sources, src.fd)
+	w.readable = slices.DeleteFunc(w.readable, func(s *source) bool { return s == src })
 	// Explicit, as a duplicate in a process between fork and exec would keep it in the set.
-	_ = w.epoll(unix.EPOLL_CTL_DEL, sock.fd, 0)
+	_ = w.epoll(unix.EPOLL_CTL_DEL, src.fd, 0)
+}
+
+// removeFailed removes the peers whose connections failed in this turn.
+func (w *worker) removeFailed() {
+	for _, c := range w.failed {
+		if c.peer != nil {
+			w.dev.remove(c.peer, peers.TransportError)
+		}
+	}
+	w.failed = w.failed[:0]
 }
 
 // run is the worker's goroutine. It ends when a command stops it or the interface is gone.
@@ -167,6 +189,7 @@ func (w *worker) run() {
 			w.tx.turn()
 		}
 		w.rx.turn()
+		w.removeFailed()
 		if w.tunGone && !w.stopped {
 			w.dev.linkGone()
 		}
@@ -203,8 +226,16 @@ func (w *worker) wait(events []unix.EpollEvent, busy bool) {
 		case w.queue.FD():
 			w.tunReady = true
 		default:
-			if sock := w.sockets[fd]; sock != nil {
-				w.markReadable(sock)
+			src := w.sources[fd]
+			if src == nil {
+				continue
+			}
+			src.events = ev.Events
+			if ev.Events&unix.EPOLLOUT != 0 && src.writable != nil {
+				src.writable()
+			}
+			if ev.Events&^unix.EPOLLOUT != 0 {
+				w.markReadable(src)
 			}
 		}
 	}
@@ -274,5 +305,8 @@ func (w *worker) end() {
 	w.ended = true
 	w.mu.Unlock()
 	w.runCommands()
+	for c := range w.conns {
+		w.dev.sockets.releaseTCP(c)
+	}
 	w.closeDescriptors()
 }

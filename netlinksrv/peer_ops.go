@@ -3,6 +3,7 @@ package netlinksrv
 import (
 	"errors"
 	"net/netip"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +56,9 @@ func newPeer(r *request) ([]byte, error) {
 		VPN6:      whenSet(args.vpn.v6),
 		Keepalive: args.keepalive(),
 		Socket:    socket,
+		Substitute: func(file *os.File) error {
+			return r.task.Replace(int(int32(fd)), file)
+		},
 	})
 	return nil, newPeerError(err, id)
 }

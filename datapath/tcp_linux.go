@@ -1,0 +1,318 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
+)
+
+const (
+	// clientQueue is the size asked for the buffers between us and the client, which hold control packets.
+	clientQueue = 1 << 20
+	// maxClientRecord is the longest record that the client may send (kernel: 1 + 17 pages of 4 KiB).
+	maxClientRecord = 73728
+)
+
+// tcpConn is a client's TCP connection that carries one peer's packets.
+//
+// The connection is ours alone. In its place the client holds one end of a SEQPACKET pair, whose messages are
+// whole frames, length included, as its reads and writes on the module's socket are. So data and control never
+// mix inside a frame, and the client's descriptor tells it about the connection's end.
+//
+// When the peer is removed the connection lives on until the client closes its end, as a plain stream: bytes pass
+// both ways as they come.
+//
+// All fields but the first group belong to the device's worker.
+type tcpConn struct {
+	dev       *Device
+	ns        *netns.NS
+	localPort uint16
+	cookies   [2]uint64 // of the connection and of the client's end
+	// nonblocking is the mode of the client's descriptor. We never rely on it: the open file is shared.
+	nonblocking bool
+
+	stream source // the connection
+	client source // our end of the pair
+
+	peer    *peers.Peer // nil once it is removed
+	partial []byte      // the beginning of a frame that has not completely arrived
+	out     []byte      // what the connection has not taken yet, the rest of one write
+	held    bool        // the client's records wait for out
+	ended   bool        // nothing more will be read from the connection
+	failed  bool        // the peer is to be removed: transport-error
+}
+
+// openTCP takes a client's connection. client is the end of the pair that is to replace the client's descriptor.
+func (s *Sockets) openTCP(d *Device, file *os.File) (*tcpConn, *os.File, error) {
+	c := &tcpConn{dev: d, stream: source{fd: -1}, client: source{fd: -1}}
+	client, err := c.open(file)
+	if err == nil {
+		err = s.register(c)
+	}
+	if err != nil {
+		c.closeDescriptors()
+		if client != nil {
+			client.Close()
+		}
+		return nil, nil, err
+	}
+	return c, client, nil
+}
+
+// open fills in what there is to know about the client's connection and makes the pair.
+func (c *tcpConn) open(file *os.File) (client *os.File, err error) {
+	if c.cookies[0], err = socketCookie(file); err != nil {
+		return nil, attachError(unix.EINVAL, err)
+	}
+	if err := withFD(file, c.inspect); err != nil {
+		return nil, attachError(unix.EINVAL, err)
+	}
+	if c.ns, err = netns.OfSocket(file); err != nil {
+		return nil, attachError(unix.EINVAL, err)
+	}
+	if client, err = c.pair(); err != nil {
+		return nil, attachError(unix.ENOMEM, err)
+	}
+	if c.cookies[1], err = socketCookie(client); err != nil {
+		return client, attachError(unix.EINVAL, err)
+	}
+	return client, nil
+}
+
+// register makes a connection known, so that it carries one peer only.
+func (s *Sockets) register(c *tcpConn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tcp[c.cookies[0]] != nil {
+		return attachError(unix.EBUSY, errors.New("the connection carries another peer"))
+	}
+	for _, cookie := range c.cookies {
+		s.tcp[cookie] = c
+	}
+	return nil
+}
+
+// inspect duplicates the client's descriptor and looks at the connection.
+func (c *tcpConn) inspect(fd int) (err error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return fmt.Errorf("state of connection: %w", err)
+	}
+	const established = 1 // TCP_ESTABLISHED
+	if info.State != established {
+		return fmt.Errorf("connection is not established (state %d): %w", info.State, unix.EINVAL)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return fmt.Errorf("address of connection: %w", err)
+	}
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		c.localPort = uint16(a.Port)
+	case *unix.SockaddrInet6:
+		c.localPort = uint16(a.Port)
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return fmt.Errorf("mode of connection: %w", err)
+	}
+	c.nonblocking = flags&unix.O_NONBLOCK != 0
+	c.stream.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("duplicate connection: %w", err)
+	}
+	return nil
+}
+
+// pair makes the pair of the client's records and returns the client's end.
+func (c *tcpConn) pair() (*os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("create pair: %w", err)
+	}
+	c.client.fd = fds[0]
+	// The flag belongs to the open file, so this is how the client's calls behave.
+	if err := unix.SetNonblock(fds[1], c.nonblocking); err != nil {
+		unix.Close(fds[1])
+		return nil, fmt.Errorf("set the mode of the client's end: %w", err)
+	}
+	client := os.NewFile(uintptr(fds[1]), "client end of connection")
+	for _, fd := range fds {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, clientQueue) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, clientQueue)
+		}
+	}
+	return client, nil
+}
+
+// releaseTCP closes a connection. It runs on the worker of its device, or when that has ended.
+func (s *Sockets) releaseTCP(c *tcpConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, cookie := range c.cookies {
+		delete(s.tcp, cookie)
+	}
+	c.closeDescriptors()
+}
+
+func (c *tcpConn) closeDescriptors() {
+	for _, src := range []*source{&c.stream, &c.client} {
+		c.dev.worker.unpoll(src)
+		if src.fd >= 0 {
+			unix.Close(src.fd)
+			src.fd = -1
+		}
+	}
+	if c.ns != nil {
+		c.ns.Close()
+	}
+}
+
+// start makes the worker move the connection's frames.
+func (c *tcpConn) start(w *worker) error {
+	c.stream.drain = func() bool { return w.rx.connection(c) }
+	c.stream.writable = c.drained
+	c.client.drain = func() bool { return c.forward(w) }
+	if err := w.poll(&c.stream, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP); err != nil {
+		return err
+	}
+	if err := w.poll(&c.client, unix.EPOLLIN|unix.EPOLLRDHUP); err != nil {
+		w.unpoll(&c.stream)
+		return err
+	}
+	w.conns[c] = struct{}{}
+	return nil
+}
+
+// write hands data to the connection. What that does not take at once is kept, and written before anything else.
+func (c *tcpConn) write(data []byte) {
+	n, err := c.send(data)
+	if err != nil {
+		c.fail()
+		return
+	}
+	if n < len(data) {
+		c.out = append(c.out[:0], data[n:]...)
+	}
+}
+
+// send returns how much of data the connection took.
+func (c *tcpConn) send(data []byte) (int, error) {
+	for {
+		n, err := unix.SendmsgN(c.stream.fd, data, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EAGAIN:
+			return 0, nil
+		case unix.EINTR:
+		default:
+			return 0, err
+		}
+	}
+}
+
+// free tries to get rid of what an earlier write left over, and reports whether there is none.
+func (c *tcpConn) free() bool {
+	if len(c.out) == 0 {
+		return true
+	}
+	n, err := c.send(c.out)
+	if err != nil {
+		c.fail()
+		return false
+	}
+	c.out = c.out[:copy(c.out, c.out[n:])]
+	return len(c.out) == 0
+}
+
+// drained is called when the connection has room again.
+func (c *tcpConn) drained() {
+	if c.free() && c.held {
+		c.held = false
+		c.dev.worker.markReadable(&c.client)
+	}
+}
+
+// forward takes the client's records to the connection. While that has not taken the last write they wait in the
+// pair, whose buffer then makes the client wait.
+func (c *tcpConn) forward(w *worker) (more bool) {
+	buf := w.rx.record[:]
+	for range receivesPerTurn {
+		if !c.free() {
+			c.held = !c.failed
+			return false
+		}
+		n, _, flags, _, err := unix.Recvmsg(c.client.fd, buf, nil, unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.EINTR:
+			continue
+		case err != nil || n == 0:
+			c.clientEnded()
+			return false
+		case flags&unix.MSG_TRUNC != 0:
+			c.fail() // longer than any record may be; what was cut off can't be made up for
+			return false
+		}
+		c.write(buf[:n])
+	}
+	return true
+}
+
+// clientEnded is called when the client has closed its end, or will send no more.
+func (c *tcpConn) clientEnded() {
+	if c.client.events&unix.EPOLLHUP == 0 {
+		// shutdown(SHUT_WR): the next data packet fails, as it does in the kernel.
+		_ = unix.Shutdown(c.stream.fd, unix.SHUT_WR)
+		return
+	}
+	w := c.dev.worker
+	if p := c.peer; p != nil {
+		c.dev.remove(p, peers.TransportDisconnect)
+	}
+	delete(w.conns, c)
+	c.dev.sockets.releaseTCP(c)
+}
+
+// deliver gives the client one control frame. A client that does not read loses it, as it would lose datagrams:
+// the control channel repeats what was not acknowledged.
+func (c *tcpConn) deliver(frame []byte) {
+	_, err := unix.SendmsgN(c.client.fd, frame, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err == unix.EAGAIN {
+		c.dev.counters.drop(DropClient, 1)
+	}
+}
+
+// end is called when nothing more comes from the connection: the other side closed or reset it, or its stream is
+// out of step. The client reads what is queued and then the end. The peer stays until a send fails (kernel
+// behaviour).
+func (c *tcpConn) end() {
+	c.ended = true
+	c.partial = nil
+	_ = unix.Shutdown(c.client.fd, unix.SHUT_WR)
+}
+
+// fail has the peer removed once the turn is over, for the caller may be in the midst of using it.
+func (c *tcpConn) fail() {
+	if c.failed {
+		return
+	}
+	c.failed = true
+	c.dev.worker.failed = append(c.dev.worker.failed, c)
+}
+
+// detach makes the connection a plain one, as its peer has been removed.
+func (c *tcpConn) detach() {
+	c.peer = nil
+	c.partial = nil
+	if c.failed {
+		c.end()
+	}
+}

@@ -1,0 +1,396 @@
+package datapath
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/crypto"
+	"ovpn-go/peers"
+)
+
+// connected returns both ends of a TCP connection over loopback.
+func connected(t *testing.T) (a, b *net.TCPConn) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.AcceptTCP(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// addTCP gives e a peer on conn, which is closed as a descriptor that was replaced is, and returns what the client
+// has instead.
+func (e *end) addTCP(t *testing.T, cfg PeerConfig, key crypto.KeyConfig, conn *net.TCPConn) *os.File {
+	t.Helper()
+	file, err := conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var client *os.File
+	cfg.Socket = file
+	cfg.Substitute = func(f *os.File) error {
+		client = duplicate(t, f)
+		return nil
+	}
+	if err := e.NewPeer(cfg); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if err := e.InstallKey(cfg.ID, crypto.Primary, key); err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func duplicate(t *testing.T, f *os.File) *os.File {
+	t.Helper()
+	var fd int
+	if err := withFD(f, func(n int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	dup := os.NewFile(uintptr(fd), "client")
+	t.Cleanup(func() { dup.Close() })
+	return dup
+}
+
+// tcpPeer is a device with one peer, and the raw connection of the other side.
+func tcpPeer(t *testing.T) (e *end, client *os.File, raw *net.TCPConn, key crypto.KeyConfig) {
+	t.Helper()
+	e = newEnd(t, peers.P2P, newSockets(t), "127.0.0.1:0")
+	ours, raw := connected(t)
+	own, other := keyPair(crypto.AESGCM, 0)
+	client = e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+	return e, client, raw, other
+}
+
+func readFrame(t *testing.T, raw *net.TCPConn) []byte {
+	t.Helper()
+	raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	head := make([]byte, framePrefix)
+	if _, err := io.ReadFull(raw, head); err != nil {
+		t.Fatalf("no frame: %v", err)
+	}
+	f := append(head, make([]byte, int(head[0])<<8|int(head[1]))...)
+	if _, err := io.ReadFull(raw, f[framePrefix:]); err != nil {
+		t.Fatalf("frame cut short: %v", err)
+	}
+	return f
+}
+
+func readRecord(t *testing.T, client *os.File) []byte {
+	t.Helper()
+	client.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, maxFrame)
+	n, err := client.Read(buf)
+	if err != nil {
+		t.Fatalf("no record for the client: %v", err)
+	}
+	return buf[:n]
+}
+
+func write(t *testing.T, w io.Writer, data []byte) {
+	t.Helper()
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var controlFrame = frame([]byte{4 << 3, 1, 2, 3, 4, 5})
+
+func TestTCPTunnelCarriesPacketsBothWays(t *testing.T) {
+	sockets := newSockets(t)
+	a, b := newEnd(t, peers.P2P, sockets, "127.0.0.1:0"), newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
+	left, right := connected(t)
+	ka, kb := keyPair(crypto.AESGCM, 0)
+	clientA := a.addTCP(t, PeerConfig{ID: 1, TxID: 2}, ka, left)
+	clientB := b.addTCP(t, PeerConfig{ID: 2, TxID: 1}, kb, right)
+	for i := range 50 {
+		there := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, i*20)))
+		a.send(t, there)
+		if got := b.receive(t); !bytes.Equal(got, there) {
+			t.Fatalf("a to b: %x, want %x", got, there)
+		}
+		write(t, clientA, controlFrame)
+		if got := readRecord(t, clientB); !bytes.Equal(got, controlFrame) {
+			t.Fatalf("control record = %x, want %x", got, controlFrame)
+		}
+		back := udp4("10.8.0.2", "10.8.0.1", "back")
+		b.send(t, back)
+		if got := a.receive(t); !bytes.Equal(got, back) {
+			t.Fatalf("b to a: %x, want %x", got, back)
+		}
+	}
+	info, err := a.Peer(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !info.TCP || info.Remote.IsValid() || info.LocalPort == 0 || info.Stats.LinkRxBytes != 50*(28+4+24) {
+		t.Errorf("peer = %+v, want TCP, no remote, a port, link-rx without prefixes and control packets", info)
+	}
+	if err := a.SetPeer(1, PeerUpdate{Remote: netip.MustParseAddrPort("127.0.0.1:1")}); !errors.Is(err, ErrTCPRemote) {
+		t.Errorf("SetPeer with a remote: %v, want ErrTCPRemote", err)
+	}
+}
+
+func TestTCPFramesByteByByte(t *testing.T) {
+	e, client, raw, key := tcpPeer(t)
+	inner := udp4("10.8.0.2", "10.8.0.1", "slowly")
+	stream := bytes.Join([][]byte{controlFrame, frame(sealed(t, key, 1, 1, inner)), controlFrame}, nil)
+	for i := range stream {
+		write(t, raw, stream[i:i+1])
+	}
+	for range 2 {
+		if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+			t.Errorf("record = %x, want %x", got, controlFrame)
+		}
+	}
+	if got := e.receive(t); !bytes.Equal(got, inner) {
+		t.Errorf("packet = %x, want %x", got, inner)
+	}
+}
+
+func TestTCPWhatCameBeforeThePeerIsNotLost(t *testing.T) {
+	e := newEnd(t, peers.P2P, newSockets(t), "127.0.0.1:0")
+	ours, raw := connected(t)
+	write(t, raw, controlFrame)
+	own, _ := keyPair(crypto.AESGCM, 0)
+	client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+	if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+		t.Errorf("record = %x, want %x", got, controlFrame)
+	}
+}
+
+func TestTCPBadFramesRemoveThePeer(t *testing.T) {
+	for rule, stream := range map[string][]byte{
+		"length 0": {0, 0},
+		"length 1": {0, 1, 0x48},
+		"length 2": frame([]byte{0x48, 0}),
+		"length 3": frame([]byte{0x48, 0, 0}),
+		"data v1":  frame([]byte{crypto.OpcodeDataV1 << 3, 0, 0, 0, 0}),
+	} {
+		t.Run(rule, func(t *testing.T) {
+			e, client, raw, _ := tcpPeer(t)
+			write(t, raw, append(bytes.Clone(controlFrame), stream...))
+			if ev := e.event(t); ev.Kind != PeerDeleted || ev.Reason != peers.TransportError {
+				t.Errorf("event = %+v, want transport-error", ev)
+			}
+			if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+				t.Errorf("record = %x, want the frame before the bad one", got)
+			}
+			if _, err := client.Read(make([]byte, 100)); err != io.EOF {
+				t.Errorf("then: %v, want the end", err)
+			}
+		})
+	}
+}
+
+func TestTCPLongestFrames(t *testing.T) {
+	e, client, raw, key := tcpPeer(t)
+	long := frame(append([]byte{4 << 3}, make([]byte, 65534)...))
+	write(t, raw, long)
+	if got := readRecord(t, client); !bytes.Equal(got, long) {
+		t.Errorf("record of %d bytes, want %d", len(got), len(long))
+	}
+	inner := udp4("10.8.0.2", "10.8.0.1", string(make([]byte, 65535-crypto.Overhead-28)))
+	write(t, raw, frame(sealed(t, key, 1, 1, inner)))
+	if got := e.receive(t); !bytes.Equal(got, inner) {
+		t.Errorf("packet of %d bytes, want %d", len(got), len(inner))
+	}
+	write(t, client, long)
+	if got := readFrame(t, raw); !bytes.Equal(got, long) {
+		t.Errorf("the client's record arrived as %d bytes, want %d", len(got), len(long))
+	}
+}
+
+func TestTCPEndOfStreamReachesTheClientAndThePeerStays(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	write(t, raw, controlFrame)
+	raw.CloseWrite()
+	if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+		t.Errorf("record = %x, want what was sent before the end", got)
+	}
+	if _, err := client.Read(make([]byte, 100)); err != io.EOF {
+		t.Errorf("client read: %v, want the end", err)
+	}
+	e.send(t, udp4("10.8.0.1", "10.8.0.2", "still there"))
+	readFrame(t, raw)
+	if _, err := e.Peer(1); err != nil {
+		t.Errorf("peer after the other side's FIN: %v, want it to stay", err)
+	}
+}
+
+func TestTCPResetInMidFrame(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	write(t, raw, []byte{0, 100, 0x48})
+	raw.SetLinger(0)
+	raw.Close()
+	client.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if n, err := client.Read(make([]byte, 100)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("client read %d bytes, %v; want the end", n, err)
+	}
+	if _, err := e.Peer(1); err != nil {
+		t.Errorf("peer after the reset: %v, want it to stay until a send fails", err)
+	}
+	e.send(t, udp4("10.8.0.1", "10.8.0.2", "x"))
+	if ev := e.event(t); ev.Reason != peers.TransportError {
+		t.Errorf("event = %+v, want transport-error", ev)
+	}
+}
+
+func TestTCPClientCloseRemovesThePeer(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	last := frame([]byte{5 << 3, 1, 1, 1})
+	write(t, client, last)
+	client.Close()
+	if ev := e.event(t); ev.Reason != peers.TransportDisconnect {
+		t.Errorf("event = %+v, want transport-disconnect", ev)
+	}
+	if got := readFrame(t, raw); !bytes.Equal(got, last) {
+		t.Errorf("the client's last record arrived as %x, want %x", got, last)
+	}
+	if _, err := raw.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("other side: %v, want the end", err)
+	}
+}
+
+func TestTCPDeletedPeerLeavesAStream(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	if err := e.DeletePeer(1); err != nil {
+		t.Fatal(err)
+	}
+	write(t, raw, []byte("as it"))
+	if got := readRecord(t, client); string(got) != "as it" {
+		t.Errorf("client read %q", got)
+	}
+	write(t, client, []byte("comes"))
+	got := make([]byte, 5)
+	raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadFull(raw, got); err != nil || string(got) != "comes" {
+		t.Errorf("other side read %q, %v", got, err)
+	}
+	client.Close()
+	if _, err := raw.Read(got); err != io.EOF {
+		t.Errorf("after the client's close: %v, want the end", err)
+	}
+}
+
+// A peer that does not read costs its own packets and nobody else's.
+func TestTCPPeerThatStopsReading(t *testing.T) {
+	needRoot(t)
+	e := newEnd(t, peers.MP, newSockets(t), "127.0.0.1:0")
+	own, _ := keyPair(crypto.AESGCM, 0)
+	stuck, _ := connected(t)
+	good, raw := connected(t)
+	vpn1, vpn2 := netip.MustParseAddr("10.8.0.2"), netip.MustParseAddr("10.8.0.3")
+	e.addTCP(t, PeerConfig{ID: 1, TxID: 1, VPN4: vpn1}, own, stuck)
+	e.addTCP(t, PeerConfig{ID: 2, TxID: 2, VPN4: vpn2}, own, good)
+	packet := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, 1400)))
+	deadline := time.Now().Add(30 * time.Second)
+	for e.Stats().Drops[DropSend.String()] == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the stuck connection never filled up")
+		}
+		for range 100 {
+			e.send(t, packet)
+		}
+	}
+	e.send(t, udp4("10.8.0.1", "10.8.0.3", "for the other"))
+	readFrame(t, raw)
+	if infos := e.Peers(); len(infos) != 2 {
+		t.Errorf("%d peers, want 2: being slow is no error", len(infos))
+	}
+	if err := e.do(func() {
+		for _, p := range e.table.All() {
+			if n := len(transportOf(p).tcp.out); n > maxUDPPayload {
+				t.Errorf("%d bytes kept for a peer that does not read", n)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTCPAttachErrors(t *testing.T) {
+	e, client, _, _ := tcpPeer(t)
+	// Not net.Listen's, which is an MPTCP socket.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := os.NewFile(uintptr(fd), "listening socket")
+	defer listening.Close()
+	if err := unix.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		rule  string
+		file  *os.File
+		errno unix.Errno
+	}{
+		{"the client's end carries a peer already", client, unix.EBUSY},
+		{"not established", listening, unix.EINVAL},
+	}
+	for _, tt := range tests {
+		t.Run(tt.rule, func(t *testing.T) {
+			err := e.NewPeer(PeerConfig{ID: 2, TxID: 2, Socket: tt.file, Substitute: func(*os.File) error { return nil }})
+			var attach *AttachError
+			if !errors.As(err, &attach) || attach.Errno != tt.errno {
+				t.Errorf("error = %v, want an AttachError with %v", err, tt.errno)
+			}
+		})
+	}
+	if infos := e.Peers(); len(infos) != 1 || infos[0].ID != 1 {
+		t.Errorf("peers = %+v, want the first one untouched", infos)
+	}
+}
+
+func TestTCPFailedNewPeerPutsTheDescriptorBack(t *testing.T) {
+	needRoot(t)
+	e := newEnd(t, peers.MP, newSockets(t), "127.0.0.1:0")
+	own, _ := keyPair(crypto.AESGCM, 0)
+	first, _ := connected(t)
+	e.addTCP(t, PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.2")}, own, first)
+	second, raw := connected(t)
+	file, err := second.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var placed []*os.File
+	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.3"), Socket: file,
+		Substitute: func(f *os.File) error { placed = append(placed, f); return nil }})
+	if !errors.Is(err, peers.ErrIDInUse) {
+		t.Fatalf("error = %v, want ErrIDInUse", err)
+	}
+	if len(placed) != 2 || placed[1] != file {
+		t.Errorf("descriptors put in place: %v, want the pair's end and then the client's own again", placed)
+	}
+	write(t, second, []byte("plain"))
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(raw, buf); err != nil || string(buf) != "plain" {
+		t.Errorf("the connection carries %q, %v", buf, err)
+	}
+}
