@@ -49,6 +49,19 @@ func (t *fakeTask) File(fd int) (*os.File, error) {
 	return os.NewFile(uintptr(dup), file.Name()), nil
 }
 
+func (t *fakeTask) Replace(fd int, file *os.File) error {
+	if t.files[fd] == nil {
+		return fmt.Errorf("descriptor %d: %w", fd, unix.EBADF)
+	}
+	dup, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	t.files[fd].Close()
+	t.files[fd] = os.NewFile(uintptr(dup), file.Name())
+	return nil
+}
+
 // Descriptors of every test task.
 const (
 	udpFD   = 10
