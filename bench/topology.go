@@ -30,6 +30,11 @@ func (t *Topology) AddNode(name string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.AdoptNode(name, ns)
+}
+
+// AdoptNode is AddNode for a namespace that exists, which it takes ownership of.
+func (t *Topology) AdoptNode(name string, ns *netns.NS) (*Node, error) {
 	n := &Node{Name: name, NS: ns}
 	if err := n.open(); err != nil {
 		n.close()
