@@ -245,6 +245,14 @@ func (t *transmitter) gso(data []byte) error {
 	switch err {
 	case unix.EMSGSIZE, unix.EINVAL, unix.EIO, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EADDRNOTAVAIL:
 		return err
+	case unix.EPERM:
+		// A packet filter refused what it saw as a single packet. Its counters and limits are about
+		// datagrams: the first one has had its verdict, the others ask for theirs.
+		t.sendResult(err, 1)
+		for data = data[b.stride:]; len(data) > 0; data = data[min(b.stride, len(data)):] {
+			t.datagram(data[:min(b.stride, len(data))])
+		}
+		return nil
 	}
 	t.sendResult(err, b.count)
 	return nil
