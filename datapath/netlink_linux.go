@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -124,6 +125,7 @@ type nlListener struct {
 	raw     syscall.RawConn
 	buf     []byte
 	overrun bool // the queue overflowed and has not been empty since
+	closed  atomic.Bool
 }
 
 // listenNetlink joins groups inside ns.
@@ -157,11 +159,15 @@ func listenNetlink(ns *netns.NS, protocol int, groups ...int) (*nlListener, erro
 }
 
 // close ends a receive that is under way.
-func (l *nlListener) close() { l.file.Close() }
+func (l *nlListener) close() {
+	l.closed.Store(true)
+	l.file.Close()
+}
 
 // receive waits for messages and calls fn with all that are queued, for no longer than limit. lost reports that the
 // queue has overflowed, once it is empty: until then the kernel goes on dropping messages and doesn't say so
-// again. The error is final, unless it is os.ErrDeadlineExceeded. One goroutine at a time may receive.
+// again. The error is final, unless it is os.ErrDeadlineExceeded; after close it is os.ErrClosed. One goroutine at
+// a time may receive.
 func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool, err error) {
 	var inner error
 	err = l.raw.Read(func(fd uintptr) bool {
@@ -190,5 +196,9 @@ func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool
 			}
 		}
 	})
+	if err != nil && l.closed.Load() {
+		// RawConn gives an error of its own, that nothing exported compares equal to.
+		return lost, os.ErrClosed
+	}
 	return lost, errors.Join(err, inner)
 }

@@ -182,7 +182,10 @@ func TestListenerCloseEndsReceive(t *testing.T) {
 		ended <- err
 	}()
 	l.close()
-	if err := <-ended; err == nil {
-		t.Error("receive returned no error after close")
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("receive returned %v when closed, want %v", err, os.ErrClosed)
+	}
+	if _, err := l.receive(time.Millisecond, func(nlMessage) {}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("receive returned %v after close, want %v", err, os.ErrClosed)
 	}
 }
