@@ -90,25 +90,47 @@ func sendBurst(t testing.TB, sock *os.File, to netip.AddrPort, count int, first,
 	}
 }
 
-// receivedBurst reads all that a socket holds: the opcodes in order, and in how many calls they came.
-func receivedBurst(t testing.TB, fd int) (opcodes []byte, calls int, v *receiveVector) {
+// gro is what one receive call returned: datagrams of one sender.
+type gro struct {
+	packets [][]byte
+	from    netip.AddrPort
+	to      netip.Addr
+}
+
+// receiveGRO makes one receive call, if there is something to receive.
+func receiveGRO(t testing.TB, fd int) (g gro, ok bool) {
 	t.Helper()
-	v = &receiveVector{}
-	v.init()
-	n, err := v.receive(fd)
+	buf, oob := make([]byte, 65536), make([]byte, 256)
+	n, oobn, _, sender, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT)
 	if err == unix.EAGAIN {
-		return nil, 0, v
+		return g, false
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range n {
-		in := v.at(i)
-		for data := range slices.Chunk(in.data, in.stride) {
-			opcodes = append(opcodes, crypto.Opcode(data[0]))
+	switch sa := sender.(type) {
+	case *unix.SockaddrInet4:
+		g.from = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		g.from = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		t.Fatal(err)
+	}
+	stride := n
+	for _, m := range msgs {
+		switch {
+		case m.Header.Level == unix.IPPROTO_UDP:
+			stride = int(binary.NativeEndian.Uint32(m.Data))
+		case m.Header.Level == unix.IPPROTO_IP:
+			g.to = netip.AddrFrom4([4]byte(m.Data[8:12]))
+		case m.Header.Level == unix.IPPROTO_IPV6 && !g.to.IsValid():
+			g.to = netip.AddrFrom16([16]byte(m.Data[:16])).Unmap()
 		}
 	}
-	return opcodes, n, v
+	g.packets = slices.Collect(slices.Chunk(buf[:n], stride))
+	return g, true
 }
 
 func TestGROAssistVotesForMerging(t *testing.T) {
@@ -128,9 +150,9 @@ func TestGROAssistVotesForMerging(t *testing.T) {
 		sendBurst(t, sock, to, 7, crypto.OpcodeDataV2, crypto.OpcodeDataV2)
 		got := 0
 		eventually(t, "the burst arrives", func() bool {
-			opcodes, calls, _ := receivedBurst(t, ours[0])
-			got += len(opcodes)
-			if calls == 1 && len(opcodes) == 8 {
+			g, _ := receiveGRO(t, ours[0])
+			got += len(g.packets)
+			if len(g.packets) == 8 {
 				merged++
 			}
 			return got == 8
@@ -179,52 +201,41 @@ func TestGROAssistGivesControlBack(t *testing.T) {
 				sendBurst(t, sock, to, 5, crypto.OpcodeDataV2, 4)
 				data := 0
 				eventually(t, "the data packets arrive", func() bool {
-					_, calls, v := receivedBurst(t, ours[0])
-					for i := range calls {
-						in := v.at(i)
-						for packet := range slices.Chunk(in.data, in.stride) {
-							if crypto.Opcode(packet[0]) == crypto.OpcodeDataV2 {
-								data++
-								continue
-							}
-							swallowed++
-							if !g.giveBack(packet, in.remote, in.local) {
-								t.Error("the kernel refused a control packet")
-							}
+					in, _ := receiveGRO(t, ours[0])
+					for _, packet := range in.packets {
+						if crypto.Opcode(packet[0]) == crypto.OpcodeDataV2 {
+							data++
+							continue
+						}
+						swallowed++
+						if !g.giveBack(packet, in.from, in.to) {
+							t.Error("the kernel refused a control packet")
 						}
 					}
 					return data == 5
 				})
-				if _, packet := arrival(t, rawFD(t, client)); len(packet) != 50 || crypto.Opcode(packet[0]) != 4 {
+				var sender unix.Sockaddr
+				packet := make([]byte, 100)
+				eventually(t, "the control packet arrives", func() bool {
+					n, from, err := unix.Recvfrom(rawFD(t, client), packet[:100], unix.MSG_DONTWAIT)
+					packet, sender = packet[:max(n, 0)], from
+					return err == nil
+				})
+				if len(packet) != 50 || crypto.Opcode(packet[0]) != 4 {
 					t.Fatalf("the client received %x", packet)
+				}
+				addr := from.Addr()
+				if tt.family == unix.AF_INET6 {
+					addr = netip.AddrFrom16(addr.As16())
+				}
+				if diff := cmp.Diff(sockaddr(tt.family, netip.AddrPortFrom(addr, from.Port())), sender,
+					cmp.AllowUnexported(unix.SockaddrInet4{}, unix.SockaddrInet6{}, unix.RawSockaddrInet4{}, unix.RawSockaddrInet6{})); diff != "" {
+					t.Fatalf("sender (-want +got):\n%s", diff)
 				}
 			}
 			t.Logf("%d of %d control packets were merged with data packets", swallowed, rounds)
 			if swallowed == 0 {
 				t.Error("no control packet was merged with data packets: nothing was tested")
-			}
-			sendBurst(t, sock, to, 1, crypto.OpcodeDataV2, 4)
-			eventually(t, "the last data packet arrives", func() bool {
-				opcodes, calls, v := receivedBurst(t, ours[0])
-				for i := range calls {
-					if in := v.at(i); slices.Contains(opcodes, 4) {
-						g.giveBack(in.data[in.stride:], in.remote, in.local)
-					}
-				}
-				return calls > 0
-			})
-			var sender unix.Sockaddr
-			eventually(t, "its control packet arrives", func() bool {
-				_, sender, err = unix.Recvfrom(rawFD(t, client), make([]byte, 100), unix.MSG_DONTWAIT)
-				return err == nil
-			})
-			addr := from.Addr()
-			if tt.family == unix.AF_INET6 {
-				addr = netip.AddrFrom16(addr.As16())
-			}
-			if diff := cmp.Diff(sockaddr(tt.family, netip.AddrPortFrom(addr, from.Port())), sender,
-				cmp.AllowUnexported(unix.SockaddrInet4{}, unix.SockaddrInet6{}, unix.RawSockaddrInet4{}, unix.RawSockaddrInet6{})); diff != "" {
-				t.Errorf("sender (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -298,5 +309,33 @@ func TestAppendIPv6Checksum(t *testing.T) {
 		if got := binary.BigEndian.Uint16(packet[4:]); int(got) != len(udp) || !slices.Equal(udp[udpHeaderLen:], datagram) {
 			t.Fatalf("%d bytes: payload length %d, datagram %x", size, got, udp)
 		}
+	}
+}
+
+// TestSetGRO: without assistance datagrams stay apart, and the program sees each.
+func TestSetGRO(t *testing.T) {
+	server, peer := groNet(t)
+	client := udpSocketIn(t, server, unix.AF_INET, bound("0.0.0.0:1194"))
+	ours, _ := share(t, client, 1)
+	if err := setGRO(ours[0], false); err != nil {
+		t.Fatal(err)
+	}
+	for port := range 10 {
+		sock := udpSocketIn(t, peer, unix.AF_INET, bound(fmt.Sprintf("198.51.100.2:%d", 2000+port)))
+		sendBurst(t, sock, netip.MustParseAddrPort("198.51.100.1:1194"), 5, crypto.OpcodeDataV2, 4)
+		if _, packet := arrival(t, rawFD(t, client)); len(packet) != 50 {
+			t.Errorf("the client received %x", packet)
+		}
+		got := 0
+		eventually(t, "the data packets arrive", func() bool {
+			g, ok := receiveGRO(t, ours[0])
+			if ok {
+				got++
+			}
+			if len(g.packets) > 1 {
+				t.Errorf("%d datagrams were merged", len(g.packets))
+			}
+			return got == 5
+		})
 	}
 }

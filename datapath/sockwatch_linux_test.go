@@ -459,3 +459,16 @@ func TestSockWatchSaysOnceThatItPolls(t *testing.T) {
 		t.Errorf("warnings = %d, want 1:\n%s", n, log.String())
 	}
 }
+
+// BenchmarkSockWatchExists is what a client's bind waits for.
+func BenchmarkSockWatchExists(b *testing.B) {
+	ns := freshNS(b)
+	w := watchFor(b, false)
+	sock := udpSocketIn(b, ns, unix.AF_INET, bound("0.0.0.0:1194"))
+	cookie := cookieFor(b, sock)
+	for b.Loop() {
+		if there, err := w.exists(ns, unix.IPPROTO_UDP, unix.AF_INET, cookie, 1194); !there || err != nil {
+			b.Fatal(there, err)
+		}
+	}
+}
