@@ -19,7 +19,7 @@ const (
 	messageStarted                          // the client runs; a: pid
 	messageFailed                           // the client could not be started; a: errno, text: the step
 	messageWitnessed                        // the guard received a signal; a: number
-	messageExited                           // the client ended; a: wait status
+	messageExited                           // nothing is left; a: the client's wait status
 
 	// To the guard.
 	messageSignal // pass a signal to the client; a: number

@@ -27,7 +27,7 @@
 //
 // # Limits
 //
-// Linux 5.14 or later (SECCOMP_ADDFD_FLAG_SEND); 5.19 for clients whose threads are hit by many
+// Linux 5.9 or later (SECCOMP_IOCTL_NOTIF_ADDFD); 5.19 for clients whose threads are hit by many
 // signals (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). The client can't install a notification
 // listener of its own. Requests through io_uring and from programs of another architecture pass
 // by. It is a compatibility layer, not a sandbox: a client that wants to escape it can.

@@ -41,8 +41,9 @@ type guard struct {
 	control *control
 	out     chan message // to the supervisor, sent by a goroutine of its own
 
-	mu     sync.Mutex // held while reaping and while signalling, so that no pid is reused between
-	client int        // guarded by mu: the client's pid, 0 once it is reaped
+	mu     sync.Mutex      // held while reaping and while signalling, so that no pid is reused between
+	client int             // guarded by mu: the client's pid, 0 once it is reaped
+	status unix.WaitStatus // guarded by mu: how it ended
 }
 
 // runGuard is the guard's main. Its arguments are the control descriptor, the path of the
@@ -104,6 +105,7 @@ func runGuard(args []string) int {
 		g.reap()
 		close(stop)
 		<-stopped
+		g.out <- message{kind: messageExited, a: uint32(g.status)}
 	}
 	close(g.out)
 	<-written
@@ -198,26 +200,21 @@ func (g *guard) reap() {
 			return // ECHILD: none left
 		}
 		g.mu.Lock()
-		exited := g.collect()
+		g.collect()
 		g.mu.Unlock()
-		for _, m := range exited {
-			g.out <- m
-		}
 	}
 }
 
-// collect reaps what has ended and returns what there is to tell of it. The caller holds mu.
-func (g *guard) collect() []message {
-	var exited []message
+// collect reaps what has ended. The caller holds mu.
+func (g *guard) collect() {
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
 		if err != nil || pid == 0 {
-			return exited
+			return
 		}
 		if pid == g.client {
-			g.client = 0
-			exited = append(exited, message{kind: messageExited, a: uint32(status)})
+			g.client, g.status = 0, status
 		}
 	}
 }
@@ -241,9 +238,7 @@ func (g *guard) obey() {
 func (g *guard) signal(s unix.Signal) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, m := range g.collect() { // a zombie must not swallow the signal
-		defer func() { g.out <- m }()
-	}
+	g.collect() // a zombie must not swallow the signal
 	if g.client != 0 {
 		unix.Kill(g.client, s)
 		return

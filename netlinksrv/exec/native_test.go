@@ -385,6 +385,8 @@ func TestThreadsInNamespaces(t *testing.T) {
 			return
 		}
 		defer ns.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		asked = append(asked, ns.ID())
 	}
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.File().Fd())

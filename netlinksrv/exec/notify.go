@@ -148,15 +148,15 @@ func (l *listener) respond(r response) error {
 var errGone = errors.New("notified thread is gone")
 
 // install puts a copy of our descriptor fd at the given number of the notified process, closing
-// what was there. With send it answers the notification as well, in one step: the call returns
-// number. errGone, EBADF (the number is beyond the process's limit) or another errno.
-func (l *listener) install(id uint64, fd, number int, cloexec, send bool) error {
+// what was there. errGone, EBADF (the number is beyond the process's limit) or another errno.
+//
+// SECCOMP_ADDFD_FLAG_SEND, which answers the notification in the same step, is not for us: when a
+// signal interrupts it, the call returns 0 and the descriptor is lost (seen with Linux 6.18), and
+// the Go runtime interrupts its threads often.
+func (l *listener) install(id uint64, fd, number int, cloexec bool) error {
 	add := addFD{id: id, flags: unix.SECCOMP_ADDFD_FLAG_SETFD, source: uint32(fd), number: uint32(number)}
 	if cloexec {
 		add.numberFlags = unix.O_CLOEXEC
-	}
-	if send {
-		add.flags |= unix.SECCOMP_ADDFD_FLAG_SEND
 	}
 	for {
 		err := addDescriptor(l.fd, add)

@@ -1,8 +1,6 @@
 package exec
 
 import (
-	"encoding/binary"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -77,16 +75,3 @@ func sendMany(fd int, datagrams ...[]byte) ([]uint32, error) {
 	}
 	return lengths, nil
 }
-
-// retry repeats what another process's work makes possible soon.
-func retry(call func() error) (err error) {
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if err = call(); err == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-// nativeUint32 reads a word in host order.
-func nativeUint32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }

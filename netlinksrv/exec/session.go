@@ -97,7 +97,7 @@ func (s *session) notified(n notification) {
 			tid:   int(n.tid),
 			alive: func() bool { return s.listener.valid(n.id) },
 			install: func(fd, number int, cloexec bool) error {
-				return s.listener.install(n.id, fd, number, cloexec, false)
+				return s.listener.install(n.id, fd, number, cloexec)
 			},
 		}
 		if c.nr == unix.SYS_SOCKET {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	osexec "os/exec"
@@ -65,7 +64,8 @@ func TestSurroundingsPassThrough(t *testing.T) {
 	t.Setenv("OVPN_EXEC_TEST", "a value\nof two lines")
 	t.Chdir(t.TempDir())
 	script := `{ ulimit -a; ulimit -Ha; umask; pwd; env | grep -v ^_= | sort; ls /proc/$$/fd; readlink /proc/$$/fd/11
-		cut -d' ' -f5-8 /proc/$$/stat; grep -E '^(Sig(Blk|Ign|Cgt)|Cap|Uid|Gid|Groups)' /proc/$$/status; nice; cat /proc/$$/cgroup; cat /proc/$$/oom_score_adj; }`
+		cut -d' ' -f5-8 /proc/$$/stat; nice; cat /proc/$$/cgroup; cat /proc/$$/oom_score_adj
+		exec grep -E '^(Sig(Blk|Ign)|Cap|Uid|Gid|Groups)' /proc/self/status; }`
 
 	direct, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", script + " > direct"}, &syscall.ProcAttr{
 		Env: os.Environ(), Files: []uintptr{0, 1, 2},
@@ -191,8 +191,8 @@ func init() {
 		signal.Reset(unix.SIGQUIT)
 		return nil
 	}
-	// family starts a child in its own session that starts another, whose parent ends; each says
-	// its pid, and uses a netlink socket over and over.
+	// family starts a child in a session of its own, and another that starts one and ends. Each of
+	// the three that stay says its pid and uses a netlink socket over and over.
 	roles["family"] = func(args []string) error {
 		for _, level := range []string{"child", "parent"} {
 			argv := roleCommand("member", level)
@@ -206,9 +206,14 @@ func init() {
 	}
 	roles["member"] = func(args []string) error {
 		if args[0] == "parent" {
-			argv := roleCommand("member", "orphan")
+			argv := roleCommand("member", "orphan", strconv.Itoa(os.Getpid()))
 			_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
 			return err
+		}
+		if args[0] == "orphan" {
+			for strconv.Itoa(os.Getppid()) == args[1] {
+				time.Sleep(time.Millisecond)
+			}
 		}
 		fmt.Println(args[0], os.Getpid())
 		fd, err := openNetlink(0, unix.NETLINK_GENERIC)
@@ -237,10 +242,10 @@ func init() {
 
 // supervised is a supervisor in a process of its own.
 type supervised struct {
-	t                          *testing.T
-	cmd                        *osexec.Cmd
-	lines                      *bufio.Scanner
-	supervisor, guard, clientP int
+	t                         *testing.T
+	cmd                       *osexec.Cmd
+	lines                     *bufio.Scanner
+	supervisor, guard, client int
 }
 
 // startSupervised runs a role under a supervisor that leads a process group.
@@ -259,8 +264,8 @@ func startSupervised(t *testing.T, role string) *supervised {
 	}
 	s := &supervised{t: t, cmd: cmd, lines: bufio.NewScanner(out), supervisor: cmd.Process.Pid}
 	t.Cleanup(func() { cmd.Process.Kill() })
-	for s.clientP == 0 {
-		fmt.Sscanf(s.line(), "client %d guard %d", &s.clientP, &s.guard)
+	for s.client == 0 {
+		fmt.Sscanf(s.line(), "client %d guard %d", &s.client, &s.guard)
 	}
 	return s
 }
@@ -285,19 +290,15 @@ func (s *supervised) expectLine(want string) {
 // wait returns how the supervisor ended.
 func (s *supervised) wait() Status {
 	s.t.Helper()
-	io.Copy(io.Discard, readerOf(s.lines))
+	timeout := time.AfterFunc(30*time.Second, func() {
+		s.t.Error("supervisor does not end")
+		s.cmd.Process.Kill()
+	})
+	defer timeout.Stop()
+	for s.lines.Scan() {
+	}
 	s.cmd.Wait()
 	return statusOf(unix.WaitStatus(s.cmd.ProcessState.Sys().(syscall.WaitStatus)))
-}
-
-func readerOf(lines *bufio.Scanner) io.Reader {
-	r, w := io.Pipe()
-	go func() {
-		for lines.Scan() {
-		}
-		w.Close()
-	}()
-	return r
 }
 
 func TestSignalsReachTheClientOnce(t *testing.T) {
@@ -341,7 +342,7 @@ func TestSupervisorEndsByTheClientsSignal(t *testing.T) {
 func TestDaemonKeepsTheSupervisor(t *testing.T) {
 	s := startSupervised(t, "daemon")
 	s.expectLine("ready")
-	eventually(t, "client ended", func() bool { return !alive(s.clientP) })
+	eventually(t, "client ended", func() bool { return !alive(s.client) })
 	unix.Kill(s.supervisor, unix.SIGUSR1)
 	s.expectLine("got user defined signal 1")
 	unix.Kill(s.supervisor, unix.SIGTERM)
@@ -363,7 +364,7 @@ func TestNothingOutlivesAKilledPart(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := startSupervised(t, "family")
-			pids := []int{s.guard, s.clientP, s.supervisor}
+			pids := []int{s.guard, s.client, s.supervisor}
 			for range 3 {
 				var name string
 				var pid int
@@ -392,7 +393,7 @@ func TestClientFollowsBoth(t *testing.T) {
 	unix.Kill(s.supervisor, unix.SIGSTOP)
 	unix.Kill(s.guard, unix.SIGKILL)
 	unix.Kill(s.supervisor, unix.SIGKILL)
-	eventually(t, "client is gone", func() bool { return !alive(s.clientP) })
+	eventually(t, "client is gone", func() bool { return !alive(s.client) })
 	s.wait()
 }
 
@@ -407,8 +408,8 @@ func TestKilledClientLeavesTheRest(t *testing.T) {
 		}
 		others[name] = pid
 	}
-	unix.Kill(s.clientP, unix.SIGKILL)
-	eventually(t, "client is gone", func() bool { return !alive(s.clientP) })
+	unix.Kill(s.client, unix.SIGKILL)
+	eventually(t, "client is gone", func() bool { return !alive(s.client) })
 	for _, name := range []string{"child", "orphan"} {
 		if !alive(others[name]) || !alive(s.supervisor) {
 			t.Errorf("%s is gone too", name)

@@ -27,7 +27,10 @@ func (i *injector) answerSocket(l *listener, n notification, fd int, cloexec boo
 	if err != nil {
 		return err
 	}
-	return l.install(n.id, fd, number, cloexec, true)
+	if err := l.install(n.id, fd, number, cloexec); err != nil {
+		return err
+	}
+	return l.returns(n.id, int64(number))
 }
 
 // free returns the lowest number in the window at which the thread has nothing open.
