@@ -11,8 +11,8 @@ import (
 type Options struct {
 	// Name names the configuration's files and is the certificate's common name.
 	Name string
-	// IPv6 carries the tunnel over UDP on IPv6.
-	IPv6 bool
+	// IPv6 and TCP choose the transport, which is UDP over IPv4 otherwise.
+	IPv6, TCP bool
 	// Cipher is the only data cipher offered, such as AES-256-GCM.
 	Cipher string
 	// DisableDCO keeps the data channel in OpenVPN itself.
@@ -39,7 +39,7 @@ type Options struct {
 // ServerOptions configure a server.
 type ServerOptions struct {
 	Options
-	// Port is the UDP port, 1194 if zero.
+	// Port is the transport's port, 1194 if zero.
 	Port int
 	// Pool4 and Pool6 are the networks inside the tunnel; 10.8.0.0/24 and no IPv6 if invalid.
 	Pool4, Pool6 netip.Prefix
@@ -73,7 +73,7 @@ func (o ServerOptions) lines() []string {
 		fmt.Sprintf("server %s %s", pool.Masked().Addr(), mask4(pool.Bits())),
 		"topology subnet",
 		fmt.Sprintf("port %d", o.port()),
-		"proto " + protocol(o.IPv6),
+		"proto " + o.protocol("server"),
 		"dh none",
 	}
 	if o.Pool6.IsValid() {
@@ -89,7 +89,7 @@ func (o ClientOptions) lines() []string {
 	lines := []string{
 		"client",
 		"nobind",
-		fmt.Sprintf("remote %s %d %s", o.Remote.Addr(), o.Remote.Port(), protocol(o.IPv6)),
+		fmt.Sprintf("remote %s %d %s", o.Remote.Addr(), o.Remote.Port(), o.protocol("client")),
 		"remote-cert-tls server",
 		"connect-retry 1 2",
 	}
@@ -117,11 +117,16 @@ func (o Options) common() []string {
 	return append(lines, o.Extra...)
 }
 
-func protocol(ipv6 bool) string {
-	if ipv6 {
-		return "udp6"
+// protocol returns the transport's name in a configuration. Over TCP it also names the side.
+func (o Options) protocol(side string) string {
+	family := "4"
+	if o.IPv6 {
+		family = "6"
 	}
-	return "udp4"
+	if o.TCP {
+		return "tcp" + family + "-" + side
+	}
+	return "udp" + family
 }
 
 func mask4(bits int) string {

@@ -46,6 +46,48 @@ func TestKilledClientExpires(t *testing.T) {
 	}
 }
 
+// TestKilledTCPPeer: over TCP the other side sees the connection end, whichever side was killed.
+func TestKilledTCPPeer(t *testing.T) {
+	for _, side := range []string{"client", "server"} {
+		t.Run(side, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t, 1)
+			// No keepalive to speak of: it must be the end of the connection that tells.
+			options := bench.Options{TCP: true, Keepalive: [2]int{20, 120}, Management: true}
+			server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: options})
+			client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: true}})
+			server4, _ := s.addrs(server)
+			s.requirePing(s.Clients[0], server4)
+
+			target := map[string]*bench.Tunnel{"client": client, "server": server}[side]
+			mark := client.Log.Mark()
+			if err := unix.Kill(s.openvpnPID(target), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			<-target.Done()
+			s.requireGone(target)
+			if side == "client" {
+				m, err := server.Management(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer m.Close()
+				eventually(t, 10*time.Second, "the server to notice", func() bool {
+					clients, _, err := m.ServerStatus()
+					return err == nil && len(clients) == 0
+				})
+				client = s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: true}})
+			} else {
+				s.waitLog(client, mark, "Connection reset", 10*time.Second)
+				s.startServer(s.exec(s.Server), bench.ServerOptions{Options: options})
+				s.waitUp(client, mark)
+			}
+			s.awaitPing(s.Clients[0], server4)
+			s.stop(client)
+		})
+	}
+}
+
 // TestSignals sends OpenVPN the signals that make it start over, on either side and by way of our
 // program as well as directly. A server binds the same port again at once.
 func TestSignals(t *testing.T) {
@@ -54,23 +96,27 @@ func TestSignals(t *testing.T) {
 		sig    unix.Signal
 		side   string
 		direct bool // to OpenVPN's own process, not to our program
+		tcp    bool
 	}{
-		{"SIGUSR1 to the client", unix.SIGUSR1, "client", true},
-		{"SIGUSR1 to the client through us", unix.SIGUSR1, "client", false},
-		{"SIGHUP to the client", unix.SIGHUP, "client", true},
-		{"SIGUSR1 to the server", unix.SIGUSR1, "server", true},
-		{"SIGHUP to the server", unix.SIGHUP, "server", true},
-		{"SIGHUP to the server through us", unix.SIGHUP, "server", false},
+		{"SIGUSR1 to the client", unix.SIGUSR1, "client", true, false},
+		{"SIGUSR1 to the client through us", unix.SIGUSR1, "client", false, false},
+		{"SIGUSR1 to the client over TCP", unix.SIGUSR1, "client", true, true},
+		{"SIGHUP to the client", unix.SIGHUP, "client", true, false},
+		{"SIGUSR1 to the server", unix.SIGUSR1, "server", true, false},
+		{"SIGUSR1 to the server over TCP", unix.SIGUSR1, "server", true, true},
+		{"SIGHUP to the server", unix.SIGHUP, "server", true, false},
+		{"SIGHUP to the server through us", unix.SIGHUP, "server", false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := newScenario(t, 1)
-			server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{
-				Keepalive: [2]int{1, 4},
-				// A server that restarts tells its clients.
-				Extra: []string{"explicit-exit-notify 1"},
-			}})
-			client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{})
+			options := bench.Options{TCP: tt.tcp, Keepalive: [2]int{1, 4}}
+			if !tt.tcp {
+				// A server that restarts tells its clients; over TCP they see the connection end.
+				options.Extra = []string{"explicit-exit-notify 1"}
+			}
+			server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: options})
+			client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: tt.tcp}})
 			server4, _ := s.addrs(server)
 			s.requirePing(s.Clients[0], server4)
 

@@ -12,22 +12,28 @@ var (
 	pool6   = netip.MustParsePrefix("fd00:8::/64")
 )
 
-// TestTunnels runs one server and three clients, all under our program, over both families and with
+// TestTunnels runs one server and three clients, all under our program, over every transport and with
 // every cipher, and sends IPv4 and IPv6 through them.
 func TestTunnels(t *testing.T) {
 	const transfer = 4 << 20
 	for _, outer := range []struct {
-		name string
-		ipv6 bool
-	}{{"IPv4", false}, {"IPv6", true}} {
-		for _, cipher := range ciphers {
+		name      string
+		ipv6, tcp bool
+		ciphers   []string
+	}{
+		{"UDP over IPv4", false, false, ciphers},
+		{"UDP over IPv6", true, false, ciphers},
+		{"TCP over IPv4", false, true, ciphers[:1]},
+		{"TCP over IPv6", true, true, ciphers[2:]},
+	} {
+		for _, cipher := range outer.ciphers {
 			t.Run(outer.name+"/"+cipher, func(t *testing.T) {
 				t.Parallel()
 				s := newScenario(t, 3)
 				if err := s.Server.Forward(); err != nil {
 					t.Fatal(err)
 				}
-				common := bench.Options{IPv6: outer.ipv6, Cipher: cipher}
+				common := bench.Options{IPv6: outer.ipv6, TCP: outer.tcp, Cipher: cipher}
 				server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: common, Pool6: pool6})
 				server4, server6 := s.addrs(server)
 				var clients []*bench.Tunnel
@@ -68,11 +74,14 @@ func TestInteroperability(t *testing.T) {
 		name   string
 		cipher string
 		ours   string // which side is ours
+		tcp    bool
 	}{
-		{"our server, AES-256-GCM", "AES-256-GCM", "server"},
-		{"our server, CHACHA20-POLY1305", "CHACHA20-POLY1305", "server"},
-		{"our client, AES-256-GCM", "AES-256-GCM", "client"},
-		{"our client, AES-128-GCM", "AES-128-GCM", "client"},
+		{"our server, AES-256-GCM", "AES-256-GCM", "server", false},
+		{"our server, CHACHA20-POLY1305", "CHACHA20-POLY1305", "server", false},
+		{"our server over TCP", "AES-256-GCM", "server", true},
+		{"our client, AES-256-GCM", "AES-256-GCM", "client", false},
+		{"our client, AES-128-GCM", "AES-128-GCM", "client", false},
+		{"our client over TCP", "AES-256-GCM", "client", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -84,9 +93,9 @@ func TestInteroperability(t *testing.T) {
 				return plain(node)
 			}
 			server := s.startServer(place("server", s.Server), bench.ServerOptions{
-				Options: bench.Options{Cipher: tt.cipher, DisableDCO: tt.ours != "server", TLSCrypt: true}, Pool6: pool6})
+				Options: bench.Options{TCP: tt.tcp, Cipher: tt.cipher, DisableDCO: tt.ours != "server", TLSCrypt: true}, Pool6: pool6})
 			client := s.startClient(place("client", s.Clients[0]), 0, bench.ClientOptions{
-				Options: bench.Options{Cipher: tt.cipher, DisableDCO: tt.ours != "client", TLSCrypt: true}})
+				Options: bench.Options{TCP: tt.tcp, Cipher: tt.cipher, DisableDCO: tt.ours != "client", TLSCrypt: true}})
 			server4, server6 := s.addrs(server)
 			client4, client6 := s.addrs(client)
 			s.requirePing(s.Clients[0], server4)
