@@ -63,7 +63,7 @@ cp "$(find "$tmp/packages" -xdev \( -path "*/boot/vmlinuz-$version" -o -path "*/
 
 root=$tmp/root
 mkdir -p "$root"/{bin,dev,proc,sys,run,tmp,out,job,lib/modules}
-busybox=$(find "$tmp/packages" -xdev -type f -name busybox | head -n1)
+busybox=$(find "$tmp/packages" -xdev -type f -path '*/bin/busybox' | head -n1)
 install -m 755 "$busybox" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 cp -a "$modules" "$root/lib/modules/$version"

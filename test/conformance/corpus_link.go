@@ -1,0 +1,108 @@
+package conformance
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// linkSequences are about links of kind ovpn, over rtnetlink.
+func linkSequences() []*writer {
+	return []*writer{newLinks(), showLinks(), changeLinks()}
+}
+
+func newLinks() *writer {
+	w := newSequence("RTM_NEWLINK", plain)
+	w.link("tun0", modeP2P)
+	w.send("taken name", route, newLink("tun0", info(modeP2P)))
+	w.send("taken name of another kind", route, newLink("lo", info(modeP2P)))
+	w.send("taken name without NLM_F_EXCL", route, linkMessage(unix.RTM_NEWLINK, do|unix.NLM_F_CREATE, "",
+		text(unix.IFLA_IFNAME, "tun0"), info(modeMP)))
+	w.link("tun1", modeMP)
+	w.send("mode 2", route, newLink("tun2", info(2)))
+	w.send("mode 255", route, newLink("tun2", info(255)))
+	w.send("no mode", route, newLink("tun3", infoWith()))
+	w.find("tun3")
+	w.send("no data", route, newLink("tun4", nest(unix.IFLA_LINKINFO, text(unix.IFLA_INFO_KIND, "ovpn"))))
+	w.find("tun4")
+	w.send("mode of no bytes", route, newLink("tun5", infoWith(data(1))))
+	w.find("tun5")
+	w.send("mode of 4 bytes", route, newLink("tun6", infoWith(u32(1, modeMP))))
+	w.find("tun6")
+	w.send("unknown attribute in the data", route, newLink("tun7", infoWith(u32(9, 1))))
+	w.find("tun7")
+	w.send("kind without NUL", route, newLink("tun8", nest(unix.IFLA_LINKINFO,
+		attr{kind: unix.IFLA_INFO_KIND, value: []byte("ovpn")})))
+	w.find("tun8")
+	w.send("unknown kind", route, newLink("tun9", nest(unix.IFLA_LINKINFO, text(unix.IFLA_INFO_KIND, "ovpm"))))
+	w.send("without NLM_F_CREATE", route, linkMessage(unix.RTM_NEWLINK, do, "", text(unix.IFLA_IFNAME, "tun10"), info(0)))
+	w.send("without NLM_F_ACK", route, linkMessage(unix.RTM_NEWLINK, unix.NLM_F_REQUEST|unix.NLM_F_CREATE, "",
+		text(unix.IFLA_IFNAME, "tun11"), info(0)))
+	w.find("tun11")
+	w.send("pattern", route, newLink("vpn%d", info(0)))
+	w.find("vpn0")
+	w.send("no name", route, linkMessage(unix.RTM_NEWLINK, create, "", info(0)))
+	w.find("ovpn0")
+	for _, name := range []string{"", ".", "..", "a/b", "a b", "a:b", "a%s", "a%d%d", "0123456789012345", "0123456789abcdef0"} {
+		w.send(fmt.Sprintf("name %q", name), route, newLink(name, info(0)))
+	}
+	w.send("name of 15 characters", route, newLink("tun456789012345", info(0)))
+	w.find("tun456789012345")
+	for _, mtu := range []uint32{0, 1, 67, 68, 1500, 65451, 65452, 1 << 31} {
+		name := fmt.Sprintf("mtu%d", mtu%1000)
+		w.send(fmt.Sprintf("MTU %d", mtu), route, newLink(name, u32(unix.IFLA_MTU, mtu), info(0)))
+		w.find(name)
+	}
+	return w
+}
+
+func showLinks() *writer {
+	w := newSequence("RTM_GETLINK", plain)
+	w.link("tun0", modeP2P)
+	w.link("tun1", modeMP)
+	w.link("tun2", modeP2P)
+	show := func(name, device string) {
+		w.send(name, route, linkMessage(unix.RTM_GETLINK, unix.NLM_F_REQUEST, device))
+	}
+	show("P2P", "tun0")
+	show("MP", "tun1")
+	w.send("by name", route, linkMessage(unix.RTM_GETLINK, do, "", text(unix.IFLA_IFNAME, "tun1")))
+	w.send("unknown name", route, linkMessage(unix.RTM_GETLINK, do, "", text(unix.IFLA_IFNAME, "tun9")))
+	w.send("all", route, linkMessage(unix.RTM_GETLINK, dumping, ""))
+	w.send("all of kind ovpn", route, linkMessage(unix.RTM_GETLINK, dumping, "",
+		nest(unix.IFLA_LINKINFO, text(unix.IFLA_INFO_KIND, "ovpn"))))
+	w.socket("udp4", "udp", 6300)
+	w.udpPeer("tun0", "udp", 1)
+	show("P2P with a peer", "tun0")
+	w.on("tun0", "delete", peerDel, peer(u32(peerID, 1)))
+	show("P2P without its peer", "tun0")
+	w.send("delete tun2", route, linkMessage(unix.RTM_DELLINK, do, "tun2"))
+	show("deleted", "tun2")
+	w.send("all but one", route, linkMessage(unix.RTM_GETLINK, dumping, ""))
+	return w
+}
+
+func changeLinks() *writer {
+	w := newSequence("changes of links", plain)
+	w.link("tun0", modeP2P)
+	w.link("tun1", modeMP)
+	change := func(name, device string, attrs ...attr) {
+		w.send(name, route, linkMessage(unix.RTM_NEWLINK, do, device, attrs...))
+	}
+	change("change of mode", "tun0", info(modeMP))
+	change("the same mode", "tun0", info(modeP2P))
+	change("another kind", "tun0", nest(unix.IFLA_LINKINFO, text(unix.IFLA_INFO_KIND, "veth")))
+	for _, mtu := range []uint32{67, 68, 1400, 65451, 65452} {
+		change(fmt.Sprintf("MTU %d", mtu), "tun0", u32(unix.IFLA_MTU, mtu))
+	}
+	change("rename", "tun0", text(unix.IFLA_IFNAME, "new0"))
+	w.find("new0")
+	w.on("new0", "request after the rename", peerGet, peer(u32(peerID, 1)))
+	change("taken name", "tun1", text(unix.IFLA_IFNAME, "new0"))
+	w.send("delete by name", route, linkMessage(unix.RTM_DELLINK, do, "", text(unix.IFLA_IFNAME, "tun1")))
+	w.send("delete twice", route, linkMessage(unix.RTM_DELLINK, do, "tun1"))
+	w.send("delete an unknown name", route, linkMessage(unix.RTM_DELLINK, do, "", text(unix.IFLA_IFNAME, "tun1")))
+	w.link("tun1", modeP2P)
+	w.on("tun1", "request after it was made again", peerGet, peer(u32(peerID, 1)))
+	return w
+}

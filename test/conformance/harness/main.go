@@ -1,0 +1,111 @@
+// Command harness asks the kernel's module and this program the same questions and compares the answers.
+//
+//	harness [-program FILE] [-document FILE] [-seed N] [-random N] [-keep DIR]
+//
+// It prints what it finds and, with -document, writes the report that is kept in the repository. It ends with status 1
+// if there are differences that nobody meant.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/test/conformance"
+	"ovpn-go/test/conformance/script"
+	"ovpn-go/test/oracle"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	good, err := run(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+		os.Exit(2)
+	}
+	if !good {
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (good bool, err error) {
+	program := flag.String("program", "bin/ovpn-go", "the program to compare with the kernel")
+	document := flag.String("document", "", "write the report to this file")
+	seed := flag.Uint64("seed", 1, "for the random sequences")
+	random := flag.Int("random", 60, "number of random sequences")
+	keep := flag.String("keep", "", "keep transcripts in this folder; the kernel's is used again if it is there")
+	script := flag.String("build", "test/oracle/build.sh", "the script that builds the virtual machine")
+	flag.Parse()
+
+	machine, err := oracle.Find(ctx, *script)
+	if err != nil {
+		return false, err
+	}
+	dir, err := os.MkdirTemp("", "ovpn-go-conformance-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	runner, err := conformance.BuildRunner(ctx, dir)
+	if err != nil {
+		return false, err
+	}
+	written := conformance.Corpus()
+	sequences := append(written, conformance.Random(*seed, *random)...)
+	ours, err := conformance.AskUs(ctx, *program, runner, sequences)
+	if err != nil {
+		return false, err
+	}
+	kernel, err := askKernel(ctx, machine, runner, sequences, *keep)
+	if err != nil {
+		return false, err
+	}
+	if err := save(*keep, "ours.json", ours); err != nil {
+		return false, err
+	}
+	report := conformance.Compare(sequences, kernel, ours)
+	for _, d := range report.Unexplained() {
+		fmt.Println(d.String())
+	}
+	summary := conformance.Summary{Report: report, Written: len(written), Random: *random, Seed: *seed}
+	fmt.Print(summary.Table())
+	if *document != "" {
+		if err := os.WriteFile(*document, []byte(summary.Document()), 0o644); err != nil {
+			return false, err
+		}
+	}
+	return len(report.Unexplained()) == 0 && len(report.Problems) == 0, nil
+}
+
+func askKernel(ctx context.Context, m *oracle.Machine, runner string, sequences []script.Sequence, keep string) (*script.Transcript, error) {
+	if keep != "" {
+		content, err := os.ReadFile(filepath.Join(keep, "kernel.json"))
+		if err == nil {
+			var t script.Transcript
+			return &t, json.Unmarshal(content, &t)
+		}
+	}
+	t, err := conformance.AskKernel(ctx, m, runner, sequences)
+	if err != nil {
+		return nil, err
+	}
+	return t, save(keep, "kernel.json", t)
+}
+
+func save(dir, name string, t *script.Transcript) error {
+	if dir == "" {
+		return nil
+	}
+	content, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, name), content, 0o644)
+}

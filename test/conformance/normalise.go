@@ -1,0 +1,196 @@
+package conformance
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/test/conformance/script"
+)
+
+// Numbers that stand for those that are given out as it comes. A number that is not the expected one is not
+// replaced, and so shows as a difference.
+const (
+	maskedFamily  = 0xfafa
+	maskedGroup   = 0xfafafafa
+	maskedPort    = 0xf0f00000 // plus the number of the socket
+	maskedIfindex = 0xfdfd0000 // plus the number of the interface
+)
+
+// masker replaces numbers in the datagrams of one sequence of a run.
+type masker struct {
+	family uint16
+	group  uint32
+	ports  map[uint32]uint32
+	links  map[uint32]uint32
+}
+
+func newMasker(run *script.Transcript, r *script.Results) *masker {
+	m := &masker{family: run.Family, group: run.Group, ports: map[uint32]uint32{}, links: map[uint32]uint32{}}
+	for i, name := range sortedKeys(r.Ports) {
+		m.ports[r.Ports[name]] = maskedPort + uint32(i)
+	}
+	for i, name := range sortedKeys(r.Interfaces) {
+		for _, index := range r.Interfaces[name] {
+			m.links[index] = maskedIfindex + uint32(i)
+		}
+	}
+	return m
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+var ne = binary.NativeEndian
+
+// eachMessage calls fn with every message of a datagram, without padding, and returns what is left.
+func eachMessage(datagram []byte, fn func(msg []byte)) []byte {
+	for len(datagram) >= headerSize {
+		n := int(ne.Uint32(datagram))
+		if n < headerSize || n > len(datagram) {
+			break
+		}
+		fn(datagram[:n])
+		datagram = datagram[min((n+3)&^3, len(datagram)):]
+	}
+	return datagram
+}
+
+// eachAttribute calls fn with every attribute of data, and returns what is left. Types are without their flags.
+func eachAttribute(data []byte, fn func(kind uint16, value []byte)) []byte {
+	for len(data) >= 4 {
+		n := int(ne.Uint16(data))
+		if n < 4 || n > len(data) {
+			break
+		}
+		fn(ne.Uint16(data[2:])&^(nested|netByteOrder), data[4:n])
+		data = data[min((n+3)&^3, len(data)):]
+	}
+	return data
+}
+
+// mask returns a copy of a received datagram with its numbers replaced. step is the one that it answers, and sent
+// the datagram that the step sent.
+func (m *masker) mask(datagram []byte, step *script.Step, sent []byte) []byte {
+	out := slices.Clone(datagram)
+	eachMessage(out, func(msg []byte) {
+		kind := ne.Uint16(msg[4:])
+		if masked, ok := m.ports[ne.Uint32(msg[12:])]; ok {
+			ne.PutUint32(msg[12:], masked)
+		}
+		switch {
+		case kind == m.family && kind != 0:
+			ne.PutUint16(msg[4:], maskedFamily)
+			m.maskFamily(msg)
+		case kind == unix.NLMSG_ERROR && len(msg) >= headerSize+4+headerSize:
+			m.maskEcho(msg, step, sent)
+		case kind == unix.GENL_ID_CTRL:
+			m.maskController(msg)
+		case kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK:
+			m.maskLink(msg)
+		}
+	})
+	return out
+}
+
+// maskFamily replaces the interface that a notification is about.
+func (m *masker) maskFamily(msg []byte) {
+	if len(msg) < attributeStart {
+		return
+	}
+	eachAttribute(msg[attributeStart:], func(kind uint16, value []byte) {
+		if kind == attrIfindex && len(value) == 4 {
+			m.replaceLink(value)
+		}
+	})
+}
+
+func (m *masker) replaceLink(value []byte) {
+	if masked, ok := m.links[ne.Uint32(value)]; ok {
+		ne.PutUint32(value, masked)
+	}
+}
+
+// maskEcho replaces the echoed part of the request by what the request was before it got its numbers. That is
+// possible only if the echo is exact.
+func (m *masker) maskEcho(msg []byte, step *script.Step, sent []byte) {
+	const at = headerSize + 4
+	offset := 0
+	rest := sent
+	for len(rest) >= headerSize {
+		n := int(ne.Uint32(rest))
+		if n < headerSize || n > len(rest) {
+			return
+		}
+		template := step.Data[offset:min(offset+n, len(step.Data))]
+		for _, n := range []int{n, headerSize} {
+			if len(msg) >= at+n && bytes.Equal(msg[at:at+n], rest[:n]) {
+				copy(msg[at:at+n], template[:n])
+				return
+			}
+		}
+		aligned := min((n+3)&^3, len(rest))
+		offset += aligned
+		rest = rest[aligned:]
+	}
+}
+
+// maskController replaces the ids of our family and its group.
+func (m *masker) maskController(msg []byte) {
+	if len(msg) < attributeStart {
+		return
+	}
+	eachAttribute(msg[attributeStart:], func(kind uint16, value []byte) {
+		switch {
+		case kind == unix.CTRL_ATTR_FAMILY_ID && len(value) == 2 && ne.Uint16(value) == m.family:
+			ne.PutUint16(value, maskedFamily)
+		case kind == unix.CTRL_ATTR_MCAST_GROUPS:
+			eachAttribute(value, func(_ uint16, group []byte) {
+				eachAttribute(group, func(kind uint16, value []byte) {
+					if kind == unix.CTRL_ATTR_MCAST_GRP_ID && len(value) == 4 && ne.Uint32(value) == m.group {
+						ne.PutUint32(value, maskedGroup)
+					}
+				})
+			})
+		}
+	})
+}
+
+func (m *masker) maskLink(msg []byte) {
+	if len(msg) >= headerSize+unix.SizeofIfInfomsg {
+		m.replaceLink(msg[headerSize+4 : headerSize+8])
+	}
+}
+
+// ofOtherFamilies says whether a message is part of a list of families, and not about ours.
+func ofOtherFamilies(msg []byte) bool {
+	if ne.Uint16(msg[4:]) != unix.GENL_ID_CTRL || len(msg) < attributeStart ||
+		msg[headerSize] != unix.CTRL_CMD_NEWFAMILY || ne.Uint16(msg[6:])&unix.NLM_F_MULTI == 0 {
+		return false
+	}
+	ours := false
+	eachAttribute(msg[attributeStart:], func(kind uint16, value []byte) {
+		if kind == unix.CTRL_ATTR_FAMILY_NAME && string(value) == "ovpn\x00" {
+			ours = true
+		}
+	})
+	return !ours
+}
+
+// ofOtherLinks says whether a message is about a link that the sequence has not made: every namespace has lo, and
+// some kernels put more there.
+func ofOtherLinks(msg []byte) bool {
+	kind := ne.Uint16(msg[4:])
+	if kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(msg) < headerSize+unix.SizeofIfInfomsg {
+		return false
+	}
+	return ne.Uint32(msg[headerSize+4:])&0xffff0000 != maskedIfindex
+}

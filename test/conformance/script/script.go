@@ -1,0 +1,129 @@
+// Package script is the language between those who ask and those who carry questions to a kernel: sequences of
+// system calls and netlink datagrams, and transcripts of what came back. Both are JSON.
+package script
+
+import "encoding/hex"
+
+// Bytes are written as hexadecimal digits.
+type Bytes []byte
+
+// MarshalText writes b as hexadecimal digits.
+func (b Bytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(b)), nil }
+
+// UnmarshalText reads hexadecimal digits.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	decoded, err := hex.DecodeString(string(text))
+	*b = decoded
+	return err
+}
+
+// Sequence is steps that build on one another. It runs in a network namespace of its own in which only the loopback
+// interface exists, and in it nothing is left of other sequences.
+type Sequence struct {
+	Name string `json:"name"`
+	// Unprivileged runs the sequence as root of a new user namespace that owns the network namespace.
+	Unprivileged bool   `json:"unprivileged,omitempty"`
+	Steps        []Step `json:"steps"`
+}
+
+// Action is what a step does.
+type Action string
+
+// The actions. After each, what has arrived on any netlink socket of the sequence is read.
+const (
+	// Netlink opens a netlink socket under the name On, of the protocol Value, with the names of Options set.
+	Netlink Action = "netlink"
+	// Option sets the SOL_NETLINK option Number of socket On to Value.
+	Option Action = "option"
+	// Join adds socket On to the multicast group Number, or to the family's own if Number is 0.
+	Join Action = "join"
+	// Socket opens a descriptor of the form Kind under the name On. With a Number it is bound to that port.
+	Socket Action = "socket"
+	// Close closes On.
+	Close Action = "close"
+	// Interface looks up the index of the interface On. The sequence deletes it in the end, if it is still there.
+	Interface Action = "interface"
+	// Up sets the interface On up.
+	Up Action = "up"
+	// Send sends Data, after Patches, to the kernel on socket On.
+	Send Action = "send"
+	// Await waits until Number datagrams have arrived on socket On, for a few seconds at most. It is for what the
+	// kernel announces by itself.
+	Await Action = "await"
+	// Rights gives the thread CAP_NET_ADMIN (Value 1) or takes it from its effective set (Value 0).
+	Rights Action = "rights"
+	// Namespace goes to the network namespace On, which is made if it is new. The first one is "home".
+	Namespace Action = "namespace"
+)
+
+// Step is one action.
+type Step struct {
+	// Name says what the step shows, with the name of the rule where it is about one.
+	Name    string  `json:"name"`
+	Action  Action  `json:"action"`
+	On      string  `json:"on"`
+	Kind    string  `json:"kind,omitempty"`
+	Options []int   `json:"options,omitempty"`
+	Number  int     `json:"number,omitempty"`
+	Value   int     `json:"value,omitempty"`
+	Data    Bytes   `json:"data,omitempty"`
+	Patches []Patch `json:"patches,omitempty"`
+}
+
+// Patch is a number in a datagram that is known only when it is sent.
+type Patch struct {
+	Offset int       `json:"offset"`
+	What   PatchKind `json:"what"`
+	// Of is the name of the interface or descriptor.
+	Of string `json:"of,omitempty"`
+}
+
+// PatchKind says which number, in host byte order, goes into a datagram.
+type PatchKind string
+
+// The numbers.
+const (
+	FamilyID PatchKind = "family"  // u16
+	Ifindex  PatchKind = "ifindex" // u32
+	FD       PatchKind = "fd"      // u32
+)
+
+// Transcript is what came back from a run.
+type Transcript struct {
+	Kernel string `json:"kernel"`
+	// Family and Group are the ids of the ovpn family and of its multicast group, 0 if there are none.
+	Family    uint16    `json:"family"`
+	Group     uint32    `json:"group"`
+	Sequences []Results `json:"sequences"`
+}
+
+// Results is what came back from a sequence.
+type Results struct {
+	Name string `json:"name"`
+	// Problem says why the sequence ended early.
+	Problem string            `json:"problem,omitempty"`
+	Ports   map[string]uint32 `json:"ports"`
+	// Interfaces are the indexes that each interface had, the last one last.
+	Interfaces map[string][]uint32 `json:"interfaces"`
+	Outcomes   []Outcome           `json:"outcomes"`
+}
+
+// Outcome is what came back from a step.
+type Outcome struct {
+	// Errno is that of the step's system call, 0 on success.
+	Errno int `json:"errno"`
+	// Sent is the datagram as it was sent.
+	Sent     Bytes      `json:"sent,omitempty"`
+	Received []Datagram `json:"received,omitempty"`
+}
+
+// Datagram is one that was received.
+type Datagram struct {
+	On   string `json:"on"`
+	Data Bytes  `json:"data"`
+	// SenderLength is the length of the sender's address and SenderPort the port id in it.
+	SenderLength int    `json:"senderLength"`
+	SenderPort   uint32 `json:"senderPort"`
+	// Error is the errno of a read that failed, in place of a datagram.
+	Error int `json:"error,omitempty"`
+}
