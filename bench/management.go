@@ -143,8 +143,8 @@ func (m *Management) reply() (string, error) {
 	}
 }
 
-// ClientStatus is a client's view of its traffic in bytes. Link counts whole UDP payloads, control
-// packets included; VPN counts packets inside the tunnel.
+// ClientStatus is the view that a client with an offloaded data channel has of its traffic, in bytes.
+// Link counts whole UDP payloads, control packets included; VPN counts packets inside the tunnel.
 type ClientStatus struct {
 	LinkRx, LinkTx uint64
 	VPNRx, VPNTx   uint64
@@ -165,9 +165,8 @@ func (m *Management) ClientStatus() (ClientStatus, error) {
 			}
 		}
 	}
-	// OpenVPN counts as the program that owns the TUN descriptor would: what it reads from the
-	// interface is what the tunnel transmits. Under DCO it files the kernel's counters by the
-	// tunnel's own direction instead: VPN_RX_BYTES is "TUN/TAP read bytes".
+	// Under DCO "TUN/TAP read bytes" is the peer's VPN_RX_BYTES; OpenVPN's own data channel counts there
+	// what it reads from the interface, which is the other direction.
 	s := ClientStatus{
 		LinkRx: values["TCP/UDP read bytes"], LinkTx: values["TCP/UDP write bytes"],
 		VPNRx: values["TUN/TAP read bytes"], VPNTx: values["TUN/TAP write bytes"],

@@ -107,6 +107,59 @@ func TestCounters(t *testing.T) {
 	}
 }
 
+// TestCounterDirections: what a client sends is what it transmits and what its server receives, in every
+// place that shows it. Pings look the same both ways.
+func TestCounterDirections(t *testing.T) {
+	t.Parallel()
+	const transfer = 8 << 20
+	s := newScenario(t, 1)
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{Management: true}})
+	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{Management: true}})
+	server4, _ := s.addrs(server)
+	s.requireTransfer(s.Clients[0], s.Server, server4, transfer)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	check := func(what string, more, less uint64) {
+		t.Helper()
+		if more < transfer || less > transfer/2 {
+			t.Errorf("%s: %d bytes with the transfer, %d against it", what, more, less)
+		}
+	}
+	cm, err := client.Management(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cm.Close()
+	status, err := cm.ClientStatus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("client's status, link", status.LinkTx, status.LinkRx)
+	check("client's status, inside", status.VPNTx, status.VPNRx)
+	sm, err := server.Management(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sm.Close()
+	clients, _, err := sm.ServerStatus()
+	if err != nil || len(clients) != 1 {
+		t.Fatalf("server's status: %+v, %v", clients, err)
+	}
+	check("server's status", clients[0].LinkRx, clients[0].LinkTx)
+
+	s.stop(client)
+	s.stop(server)
+	for _, r := range records(client, 0, "peer removed") {
+		check("client's peer", r.number("vpn_tx_bytes"), r.number("vpn_rx_bytes"))
+		check("client's peer, link", r.number("link_tx_bytes"), r.number("link_rx_bytes"))
+	}
+	for _, r := range records(server, 0, "peer removed") {
+		check("server's peer", r.number("vpn_rx_bytes"), r.number("vpn_tx_bytes"))
+		check("server's peer, link", r.number("link_rx_bytes"), r.number("link_tx_bytes"))
+	}
+}
+
 // bytecount waits for a byte count notification and returns its two numbers, which follow after the
 // given number of other fields. The first notification may carry counts of an earlier moment.
 func bytecount(t *testing.T, ctx context.Context, m *bench.Management, kind string, skip int) (rx, tx uint64) {
