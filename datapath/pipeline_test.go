@@ -141,7 +141,7 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 	}
 	i := 0
 	if n := testing.AllocsPerRun(100, func() {
-		s.rx.buffer(received{data: buffers[i], stride: stride, remote: s.from})
+		s.rx.buffer(nil, received{data: buffers[i], stride: stride, remote: s.from})
 		s.rx.flush()
 		i++
 	}); n != 0 {
@@ -177,7 +177,7 @@ func BenchmarkReceive(b *testing.B) {
 		b.SetBytes(int64(len(data)))
 		first += stageSegments
 		b.StartTimer()
-		s.rx.buffer(received{data: data, stride: stride, remote: s.from})
+		s.rx.buffer(nil, received{data: data, stride: stride, remote: s.from})
 		s.rx.flush()
 	}
 }

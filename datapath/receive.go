@@ -73,7 +73,7 @@ func (r *receiver) socket(sock *udpSocket) bool {
 		}
 		r.w.dev.counters.receives.Add(1)
 		for i := range n {
-			r.buffer(r.vector.at(i))
+			r.buffer(sock, r.vector.at(i))
 		}
 		if n < vectorLen {
 			return false // edge-triggered: the next datagram raises a new event
@@ -83,11 +83,11 @@ func (r *receiver) socket(sock *udpSocket) bool {
 }
 
 // buffer takes the datagrams of one GRO buffer apart.
-func (r *receiver) buffer(in received) {
+func (r *receiver) buffer(sock *udpSocket, in received) {
 	data := in.data
 	for {
 		n := min(in.stride, len(data))
-		r.datagram(&in, data[:n])
+		r.datagram(sock, &in, data[:n])
 		data = data[n:]
 		if len(data) == 0 {
 			return
@@ -96,14 +96,22 @@ func (r *receiver) buffer(in received) {
 }
 
 // datagram finds the peer of one datagram. The order of checks and counters, here and below, is the kernel's.
-func (r *receiver) datagram(in *received, packet []byte) {
+func (r *receiver) datagram(sock *udpSocket, in *received, packet []byte) {
 	d := r.w.dev
 	if len(packet) < 4 {
 		d.counters.drop(DropRunt, 1)
 		return
 	}
-	if crypto.Opcode(packet[0]) != crypto.OpcodeDataV2 {
+	switch crypto.Opcode(packet[0]) {
+	case crypto.OpcodeDataV2:
+	case crypto.OpcodeDataV1:
 		d.counters.drop(DropOpcode, 1)
+		return
+	default:
+		// A control packet that GRO has put behind data packets.
+		if sock.assist == nil || !sock.assist.giveBack(packet, in.remote, in.local) {
+			d.counters.drop(DropClient, 1)
+		}
 		return
 	}
 	p := d.peerByPacket(packet, in.remote)

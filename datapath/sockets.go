@@ -74,6 +74,7 @@ type udpSocket struct {
 	owner   *Device
 	info    udpInfo
 	ns      *netns.NS
+	assist  *groAssist // nil without UDP GRO
 	unwatch func()
 	refs    int // guarded by Sockets.mu: peers that use it, and peers about to be added
 
@@ -145,15 +146,20 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		}
 		return nil, attachError(errno, err)
 	}
-	sock := &udpSocket{owner: d, source: source{fd: fds[0]}, info: info, ns: ns, refs: 1}
+	assist, err := assistGRO(client, info)
+	if err != nil {
+		// Slower, but the client's control packets are safe.
+		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "err", err)
+		_ = setGRO(fds[0], false)
+	}
+	sock := &udpSocket{owner: d, source: source{fd: fds[0]}, info: info, ns: ns, assist: assist, refs: 1}
 	// gone runs while the watch may be waiting in unwatch: it must only post.
 	sock.drain = func() bool { return d.worker.rx.socket(sock) }
 	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {
 		d.post(func() { d.socketGone(sock) })
 	})
 	if err != nil {
-		unix.Close(sock.fd)
-		ns.Close()
+		sock.close()
 		return nil, attachError(unix.EINVAL, err)
 	}
 	s.attached[cookie] = sock
@@ -173,6 +179,13 @@ func (s *Sockets) release(sock *udpSocket) {
 	delete(s.attached, sock.info.Cookie)
 	sock.unwatch()
 	sock.owner.worker.unpoll(&sock.source)
+	sock.close()
+}
+
+func (sock *udpSocket) close() {
+	if sock.assist != nil {
+		sock.assist.close()
+	}
 	unix.Close(sock.fd)
 	sock.ns.Close()
 }

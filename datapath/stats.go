@@ -16,14 +16,14 @@ const (
 	DropSend                             // the kernel refused it (netfilter), or the connection is busy
 	// Receive.
 	DropRunt           // shorter than its header
-	DropOpcode         // DATA_V1 or anything else that is not DATA_V2
+	DropOpcode         // DATA_V1, which the module does not carry either
 	DropUnknownPeer    // no peer of that id or address
 	DropUnknownKey     // no key of that key id
 	DropAuthentication // AEAD open refused it
 	DropReplay         // packet id seen before, or too old
 	DropInner          // plaintext that is no IP packet
 	DropReversePath    // inner source does not belong to the peer
-	DropClient         // a control packet for a client that does not read
+	DropClient         // a control packet that could not be given to the client
 	DropLink           // the interface is down or its queue full
 	numDropReasons
 )
