@@ -5,7 +5,6 @@
 package netns
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -53,24 +52,33 @@ func Current() (*NS, error) {
 
 // Create makes a new namespace that lives until its last reference is closed. Its only interface
 // is a loopback device, which is down. It needs CAP_SYS_ADMIN.
-func Create() (*NS, error) {
-	type result struct {
-		ns  *NS
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine and takes the membership with it.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, fmt.Errorf("create network namespace: %w", err)}
+func Create() (ns *NS, err error) {
+	onSpareThread(func() {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("create network namespace: %w", err)
 			return
 		}
-		ns, err := Current()
-		done <- result{ns, err}
+		ns, err = Current()
+	})
+	return ns, err
+}
+
+// onSpareThread runs fn on a thread that ends with it, and never on the process's first one, which can't end
+// and by which /proc/PID speaks of the process.
+func onSpareThread(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			fn() // never unlocked
+			return
+		}
+		// While we occupy the first thread another goroutine is on another one.
+		onSpareThread(fn)
+		runtime.UnlockOSThread()
 	}()
-	r := <-done
-	return r.ns, r.err
+	<-done
 }
 
 // OfThread opens the namespace of a thread, which may belong to another process.
@@ -116,38 +124,17 @@ func (n *NS) Close() error { return n.file.Close() }
 
 // Do runs fn on a thread that is inside the namespace and returns fn's error. Goroutines that fn
 // starts run outside of it; descriptors that fn opens, and processes it starts, belong to it.
-//
-// fn runs on a goroutine of its own, so that a thread which can't be brought back ends with that
-// goroutine and is never used for anything else.
-func (n *NS) Do(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- n.doLocked(fn)
-	}()
-	return <-done
-}
-
-// doLocked runs on a locked thread and unlocks it when the thread is where it was.
-func (n *NS) doLocked(fn func() error) (err error) {
-	old, err := Current()
-	if err != nil {
-		return err
-	}
-	defer old.Close()
-	if err := n.enter(); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace: %w", err)
-	}
-	defer func() {
-		// On failure the thread stays locked and dies with the goroutine.
-		if back := old.enter(); back != nil {
-			err = errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
+func (n *NS) Do(fn func() error) (err error) {
+	// The way back may be barred, when the present namespace belongs to a parent user namespace. So there
+	// is none: the thread ends.
+	onSpareThread(func() {
+		if err = n.enter(); err != nil {
+			err = fmt.Errorf("enter network namespace: %w", err)
 			return
 		}
-		runtime.UnlockOSThread()
-	}()
-	return fn()
+		err = fn()
+	})
+	return err
 }
 
 func (n *NS) enter() error {

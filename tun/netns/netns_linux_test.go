@@ -99,3 +99,16 @@ func TestDupOutlivesOriginal(t *testing.T) {
 		t.Error("Do on a closed namespace succeeded")
 	}
 }
+
+func BenchmarkDo(b *testing.B) {
+	ns, err := netns.Create()
+	if err != nil {
+		b.Skip(err)
+	}
+	defer ns.Close()
+	for b.Loop() {
+		if err := ns.Do(func() error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
