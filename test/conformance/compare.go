@@ -43,13 +43,24 @@ func (d *Difference) String() string {
 		b.WriteString("    the same, but in other datagrams or another order\n")
 		onlyKernel, onlyOurs = d.Kernel, d.Ours
 	}
-	for _, line := range onlyKernel {
-		fmt.Fprintf(&b, "  - %s\n", line)
-	}
-	for _, line := range onlyOurs {
-		fmt.Fprintf(&b, "  + %s\n", line)
-	}
+	show(&b, "  - ", onlyKernel)
+	show(&b, "  + ", onlyOurs)
 	return b.String()
+}
+
+// show writes the first lines of a side, which tell enough.
+func show(b *strings.Builder, prefix string, lines []string) {
+	const enough, longest = 8, 600
+	for i, line := range lines {
+		if i == enough {
+			fmt.Fprintf(b, "%s... and %d more\n", prefix, len(lines)-enough)
+			return
+		}
+		if len(line) > longest {
+			line = line[:longest] + "..."
+		}
+		fmt.Fprintf(b, "%s%s\n", prefix, line)
+	}
 }
 
 // changes returns the lines that only one side has.
@@ -80,8 +91,31 @@ type Report struct {
 	// Identical counts the requests with the same answers.
 	Identical   int
 	Differences []Difference
+	// Subjects are the sequences by what they are about, whatever the options of their sockets, in order.
+	Subjects []Subject
 	// Problems say which sequences could not be carried out to their end on one side.
 	Problems []string
+}
+
+// Subject counts what was asked about a subject, and how much of that was answered identically.
+type Subject struct {
+	Name                string
+	Requests, Identical int
+}
+
+// subject returns the row of the subject of a sequence.
+func (r *Report) subject(sequence string) *Subject {
+	name, _, _ := strings.Cut(sequence, " (")
+	if strings.HasPrefix(name, "random ") {
+		name = "random requests"
+	}
+	for i := range r.Subjects {
+		if r.Subjects[i].Name == name {
+			return &r.Subjects[i]
+		}
+	}
+	r.Subjects = append(r.Subjects, Subject{Name: name})
+	return &r.Subjects[len(r.Subjects)-1]
 }
 
 // Unexplained returns the differences that no reason covers.
@@ -110,18 +144,21 @@ func (r *Report) sequence(s *script.Sequence, kernel, ours *script.Results, kern
 	if ours.Problem != "" {
 		r.Problems = append(r.Problems, fmt.Sprintf("ours: %s: %s", s.Name, ours.Problem))
 	}
+	subject := r.subject(s.Name)
 	kernelMask, ourMask := newMasker(kernelRun, kernel), newMasker(ourRun, ours)
 	for i := range min(len(kernel.Outcomes), len(ours.Outcomes)) {
 		step := &s.Steps[i]
 		r.Steps++
 		if step.Action == script.Send {
 			r.Requests++
+			subject.Requests++
 		}
 		a, aBytes := kernelMask.outcome(step, &kernel.Outcomes[i])
 		b, bBytes := ourMask.outcome(step, &ours.Outcomes[i])
 		if slices.Equal(a, b) && slices.Equal(aBytes, bBytes) {
 			if step.Action == script.Send {
 				r.Identical++
+				subject.Identical++
 			}
 			continue
 		}
@@ -136,17 +173,19 @@ const datagramEnd = "."
 
 // outcome puts what came back from a step into words, in which nothing is left that must differ, and also returns the
 // datagrams as they are. Those about links are left out there, as the order of their attributes does not count.
+//
+// Of lists of families and links, what is not about ours is dropped, and with it how they were cut into datagrams.
 func (m *masker) outcome(step *script.Step, o *script.Outcome) (lines, exact []string) {
 	if o.Errno != 0 {
 		lines = append(lines, "system call: "+unix.ErrnoName(unix.Errno(o.Errno)))
 	}
+	partial := false
 	for _, d := range o.Received {
-		d.Data = m.mask(d.Data, step, o.Sent)
+		d.Data = m.mask(d, step, o.Sent)
 		var kept script.Bytes
-		dropped := false
 		rest := eachMessage(d.Data, func(msg []byte) {
-			if ofOtherFamilies(msg) || ofOtherLinks(msg) {
-				dropped = true
+			if ofOtherFamilies(msg) || ofOtherLinks(d.On, msg) {
+				partial = true
 				return
 			}
 			kept = append(kept, msg...)
@@ -154,11 +193,7 @@ func (m *masker) outcome(step *script.Step, o *script.Outcome) (lines, exact []s
 				kept = append(kept, 0)
 			}
 		})
-		if dropped {
-			// What is left of a list says nothing about how it was cut into datagrams.
-			if len(kept) == 0 {
-				continue
-			}
+		if partial {
 			d.Data = append(kept, rest...)
 		}
 		text := describe(d)
@@ -167,8 +202,10 @@ func (m *masker) outcome(step *script.Step, o *script.Outcome) (lines, exact []s
 		} else {
 			exact = append(exact, string(d.Data))
 		}
-		lines = append(lines, text...)
-		lines = append(lines, datagramEnd)
+		lines = append(append(lines, text...), datagramEnd)
+	}
+	if partial {
+		return slices.DeleteFunc(lines, func(line string) bool { return line == datagramEnd }), nil
 	}
 	return lines, exact
 }

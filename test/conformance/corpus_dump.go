@@ -4,7 +4,12 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/test/conformance/script"
 )
+
+// secondDump is the name of a step that the list of differences knows.
+const secondDump = "EBUSY: a second dump meanwhile"
 
 // dumpSequences are about dumps of peers.
 func dumpSequences(p profile) []*writer {
@@ -69,5 +74,9 @@ func longDumps(p profile) *writer {
 	}
 	w.dump("dump of 150", "tun0")
 	w.dump("the same again", "tun0")
+	again := request(peerGet, ifindexOf("tun0")).with(dumping)
+	w.sendAs(script.Unread, "a dump that is not read", control, again)
+	w.send(secondDump, control, again)
+	w.on("tun0", "do after a dump", peerGet, peer(u32(peerID, 0)))
 	return w
 }

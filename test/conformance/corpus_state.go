@@ -40,8 +40,7 @@ func noticeSequences() []*writer {
 			w.udpPeer("tun0", "other", 6, vpn(6)...)
 			w.udpPeer("tun0", "other", 7, vpn(7)...)
 		}
-		w.add(script.Step{Name: "close the transport socket", Action: script.Close, On: "other"})
-		w.await(events, 1+2*int(mode))
+		w.closeAndAwait("other", 1+2*int(mode))
 		w.dump("dump", "tun0")
 		w.udpPeer("tun0", "udp", 8, vpn(8)...)
 		w.send("delete the link", route, linkMessage(unix.RTM_DELLINK, do, "tun0"))
@@ -77,8 +76,10 @@ func rightsSequences() []*writer {
 	w.send("RTM_GETLINK", route, linkMessage(unix.RTM_GETLINK, unix.NLM_F_REQUEST, "tun0"))
 	w.rights(true)
 	for _, op := range operations {
-		w.send("EPERM: "+op.name+" on a socket that was opened without", "weak",
-			request(op.cmd, ifindexOf("tun0"), nest(op.nest, u32(1, 5))))
+		m := request(op.cmd, ifindexOf("tun0"), nest(op.nest, u32(1, 5)))
+		w.send("opened without the right, sent with an address: "+op.name, "weak", m)
+		w.sendAs(script.Unaddressed, "EPERM, opened without the right, sent without an address: "+op.name, "weak", m)
+		w.sendAs(script.Unaddressed, "opened with the right, sent without an address: "+op.name, control, m)
 	}
 	w.do("with CAP_NET_ADMIN again", peerGet, ifindexOf("tun0"), peer(u32(peerID, 5)))
 

@@ -25,7 +25,7 @@ func describe(d script.Datagram) []string {
 	}
 	var lines []string
 	rest := eachMessage(d.Data, func(msg []byte) {
-		text := describeMessage(msg)
+		text := describeMessage(d.On, msg)
 		text[0] = d.On + ": " + text[0]
 		if d.SenderLength != unix.SizeofSockaddrNetlink || d.SenderPort != 0 {
 			text[0] += fmt.Sprintf(" sender{length %d, port %d}", d.SenderLength, d.SenderPort)
@@ -38,7 +38,7 @@ func describe(d script.Datagram) []string {
 	return lines
 }
 
-func describeMessage(msg []byte) []string {
+func describeMessage(on string, msg []byte) []string {
 	kind, flags := ne.Uint16(msg[4:]), ne.Uint16(msg[6:])
 	head := fmt.Sprintf("flags %#x, seq %d, port %#x", flags, ne.Uint32(msg[8:]), ne.Uint32(msg[12:]))
 	body := msg[headerSize:]
@@ -50,10 +50,10 @@ func describeMessage(msg []byte) []string {
 	case kind == maskedFamily && len(body) >= genericSize:
 		name := commands[body[0]]
 		return []string{fmt.Sprintf("%s version %d reserved %x %s%s", name, body[1], body[2:4], head, describeNest(body[4:]))}
+	case on == route && kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK && len(body) >= unix.SizeofIfInfomsg:
+		return describeLink(kind, head, body)
 	case kind == unix.GENL_ID_CTRL && len(body) >= genericSize:
 		return []string{fmt.Sprintf("nlctrl command %d version %d reserved %x %s%s", body[0], body[1], body[2:4], head, describeNest(body[4:]))}
-	case kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK && len(body) >= unix.SizeofIfInfomsg:
-		return describeLink(kind, head, body)
 	}
 	return []string{fmt.Sprintf("type %#x %s %x", kind, head, body)}
 }

@@ -79,8 +79,8 @@ func eachAttribute(data []byte, fn func(kind uint16, value []byte)) []byte {
 
 // mask returns a copy of a received datagram with its numbers replaced. step is the one that it answers, and sent
 // the datagram that the step sent.
-func (m *masker) mask(datagram []byte, step *script.Step, sent []byte) []byte {
-	out := slices.Clone(datagram)
+func (m *masker) mask(d script.Datagram, step *script.Step, sent []byte) []byte {
+	out := slices.Clone(d.Data)
 	eachMessage(out, func(msg []byte) {
 		kind := ne.Uint16(msg[4:])
 		if masked, ok := m.ports[ne.Uint32(msg[12:])]; ok {
@@ -92,10 +92,10 @@ func (m *masker) mask(datagram []byte, step *script.Step, sent []byte) []byte {
 			m.maskFamily(msg)
 		case kind == unix.NLMSG_ERROR && len(msg) >= headerSize+4+headerSize:
 			m.maskEcho(msg, step, sent)
+		case d.On == route && kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK:
+			m.maskLink(msg)
 		case kind == unix.GENL_ID_CTRL:
 			m.maskController(msg)
-		case kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK:
-			m.maskLink(msg)
 		}
 	})
 	return out
@@ -164,10 +164,28 @@ func (m *masker) maskController(msg []byte) {
 	})
 }
 
+// maskLink replaces the index of an interface, and what was measured or drawn by lot when it was made.
 func (m *masker) maskLink(msg []byte) {
-	if len(msg) >= headerSize+unix.SizeofIfInfomsg {
-		m.replaceLink(msg[headerSize+4 : headerSize+8])
+	if len(msg) < headerSize+unix.SizeofIfInfomsg {
+		return
 	}
+	m.replaceLink(msg[headerSize+4 : headerSize+8])
+	const cacheInfo = 5 // IFLA_INET6_CACHEINFO: max_reasm_len, tstamp, reachable_time, retrans_time
+	eachAttribute(msg[headerSize+unix.SizeofIfInfomsg:], func(kind uint16, value []byte) {
+		if kind != unix.IFLA_AF_SPEC {
+			return
+		}
+		eachAttribute(value, func(kind uint16, value []byte) {
+			if kind != unix.AF_INET6 {
+				return
+			}
+			eachAttribute(value, func(kind uint16, value []byte) {
+				if kind == cacheInfo && len(value) == 16 {
+					clear(value[4:12])
+				}
+			})
+		})
+	})
 }
 
 // ofOtherFamilies says whether a message is part of a list of families, and not about ours.
@@ -187,9 +205,9 @@ func ofOtherFamilies(msg []byte) bool {
 
 // ofOtherLinks says whether a message is about a link that the sequence has not made: every namespace has lo, and
 // some kernels put more there.
-func ofOtherLinks(msg []byte) bool {
+func ofOtherLinks(on string, msg []byte) bool {
 	kind := ne.Uint16(msg[4:])
-	if kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(msg) < headerSize+unix.SizeofIfInfomsg {
+	if on != route || kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(msg) < headerSize+unix.SizeofIfInfomsg {
 		return false
 	}
 	return ne.Uint32(msg[headerSize+4:])&0xffff0000 != maskedIfindex

@@ -15,8 +15,9 @@ type Summary struct {
 
 // row is a line of the table: what differs, and how often.
 type row struct {
-	what  string
-	count int
+	what   string
+	count  int
+	reason *Reason
 }
 
 func (s *Summary) rows() []row {
@@ -29,11 +30,18 @@ func (s *Summary) rows() []row {
 		}
 	}
 	rows := []row{
-		{"requests", s.Requests}, {"identical answers", s.Identical}, {"different without a reason", different},
+		{what: "requests", count: s.Requests},
+		{what: "answered identically", count: s.Identical},
+		{what: "different, unexplained", count: different},
 	}
 	for i := range Deliberate {
-		if n := intended[&Deliberate[i]]; n > 0 {
-			rows = append(rows, row{"on purpose: " + Deliberate[i].Title, n})
+		r := &Deliberate[i]
+		if n := intended[r]; n > 0 {
+			kind := "different on purpose: "
+			if r.Gap {
+				kind = "different, known gap: "
+			}
+			rows = append(rows, row{what: kind + r.Title, count: n, reason: r})
 		}
 	}
 	return rows
@@ -54,4 +62,68 @@ func (s *Summary) Table() string {
 }
 
 // Document is the summary for the repository.
-func (s *Summary) Document() string { return s.Table() }
+func (s *Summary) Document() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("# Conformance")
+	line("")
+	line("<!-- Written by `make conformance`. Do not edit. -->")
+	line("")
+	line("The same requests go to Linux's `ovpn` module, on a kernel in an emulated machine, and to this program, under")
+	line("`ovpn-go exec`. A client that knows of neither sends them and writes down every datagram that it gets, and the two")
+	line("records are compared byte for byte. What is given out as it comes is masked first: the ids of the family and its")
+	line("group, port ids and interface indexes. `make conformance` repeats it.")
+	line("")
+	line("Kernel: %s. Host of the program: %s. %d sequences are written, %d are random (seed %d).",
+		s.Kernel, s.Host, s.Written, s.Random, s.Seed)
+	line("")
+	line("| | requests |")
+	line("|---|--:|")
+	for _, r := range s.rows() {
+		line("| %s | %d |", r.what, r.count)
+	}
+	line("")
+	line("## By subject")
+	line("")
+	line("| subject | requests | identical |")
+	line("|---|--:|--:|")
+	for _, subject := range s.Subjects {
+		line("| %s | %d | %d |", subject.Name, subject.Requests, subject.Identical)
+	}
+	line("")
+	line("## What differs, and why")
+	line("")
+	for _, r := range s.rows() {
+		if r.reason != nil {
+			line("- **%s.** %s", upper(r.reason.Title), r.reason.Why)
+		}
+	}
+	if left := s.Unexplained(); len(left) > 0 {
+		line("")
+		line("Unexplained:")
+		line("")
+		line("```")
+		for i := range left {
+			b.WriteString(left[i].String())
+		}
+		line("```")
+	}
+	for _, p := range s.Problems {
+		line("- Problem: %s", p)
+	}
+	line("")
+	line("## What is not compared")
+	line("")
+	line("- How soon an announcement comes when a transport socket is closed: the kernel announces within `close`, this program")
+	line("  a moment later.")
+	line("- The order of a link's attributes, links and families of others in lists, and how such lists are cut into datagrams.")
+	line("- The cut of long dumps for clients with large buffers: the kernel's later datagrams grow with the largest buffer it")
+	line("  has seen, up to 32 KiB; this program's hold one page, as for a client that reads just what there is.")
+	line("- The address family and groups of a datagram's sender; its length and port id are compared.")
+	line("- Out of memory, races, and what makes the module crash: raw sockets of protocol UDP, and sending to an IPv6 remote over")
+	line("  an IPv4 socket.")
+	line("- Packets, counters, keepalive and float, which other tests hold to the specification.")
+	return b.String()
+}
+
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

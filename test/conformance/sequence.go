@@ -73,8 +73,9 @@ func (w *writer) close(name string) {
 	w.add(script.Step{Name: "close " + name, Action: script.Close, On: name})
 }
 
-func (w *writer) await(on string, count int) {
-	w.add(script.Step{Name: fmt.Sprintf("await %d", count), Action: script.Await, On: on, Number: count})
+// closeAndAwait closes a descriptor and waits for what is announced about that on the socket events.
+func (w *writer) closeAndAwait(name string, notices int) {
+	w.add(script.Step{Name: "close " + name, Action: script.Close, On: name, Kind: events, Number: notices})
 }
 
 func (w *writer) namespace(name string) {
@@ -101,6 +102,12 @@ func (w *writer) send(name, on string, messages ...message) {
 
 func (w *writer) raw(name, on string, e encoder) {
 	w.add(script.Step{Name: name, Action: script.Send, On: on, Data: e.data, Patches: e.patches})
+}
+
+// sendAs is send of one message, in a special way.
+func (w *writer) sendAs(kind, name, on string, m message) {
+	w.send(name, on, m)
+	w.Steps[len(w.Steps)-1].Kind = kind
 }
 
 // do sends a request of the family on control.

@@ -80,7 +80,7 @@ func (s *state) end() {
 func (s *state) step(step *script.Step) (script.Outcome, error) {
 	var out script.Outcome
 	var err error
-	wait := 0
+	on, wait := "", 0
 	switch step.Action {
 	case script.Netlink:
 		out.Errno, err = s.openNetlink(step)
@@ -96,6 +96,7 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 		err = s.openSocket(step)
 	case script.Close:
 		out.Errno = errno(unix.Close(s.fd(step.On)))
+		on, wait = step.Kind, step.Number
 		s.netlink = slices.DeleteFunc(s.netlink, func(name string) bool { return name == step.On })
 		delete(s.open, step.On)
 	case script.Interface:
@@ -105,11 +106,8 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 	case script.Send:
 		out.Sent, err = s.patched(step)
 		if err == nil {
-			to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
-			out.Errno = errno(unix.Sendto(s.fd(step.On), out.Sent, unix.MSG_DONTWAIT, to))
+			out.Errno = errno(s.send(step, out.Sent))
 		}
-	case script.Await:
-		wait = step.Number
 	case script.Rights:
 		err = setAdmin(step.Value == 1)
 	case script.Namespace:
@@ -117,8 +115,18 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 	default:
 		err = fmt.Errorf("unknown action %q", step.Action)
 	}
-	out.Received = s.drain(step.On, wait)
+	if step.Kind != script.Unread {
+		out.Received = s.drain(on, wait)
+	}
 	return out, err
+}
+
+func (s *state) send(step *script.Step, datagram []byte) error {
+	if step.Kind == script.Unaddressed {
+		_, err := unix.Write(s.fd(step.On), datagram)
+		return err
+	}
+	return unix.Sendto(s.fd(step.On), datagram, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 // fd returns the descriptor with a name, and one that is never open if there is none.

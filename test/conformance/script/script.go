@@ -39,21 +39,26 @@ const (
 	Join Action = "join"
 	// Socket opens a descriptor of the form Kind under the name On. With a Number it is bound to that port.
 	Socket Action = "socket"
-	// Close closes On.
+	// Close closes On. With a Number it then waits until that many datagrams have arrived on socket Kind, for a few
+	// seconds at most: what follows from it need not have happened when the call returns.
 	Close Action = "close"
 	// Interface looks up the index of the interface On. The sequence deletes it in the end, if it is still there.
 	Interface Action = "interface"
 	// Up sets the interface On up.
 	Up Action = "up"
-	// Send sends Data, after Patches, to the kernel on socket On.
+	// Send sends Data, after Patches, to the kernel on socket On. Of the Kind Unaddressed it does so without an address,
+	// and of the Kind Unread nothing is read afterwards.
 	Send Action = "send"
-	// Await waits until Number datagrams have arrived on socket On, for a few seconds at most. It is for what the
-	// kernel announces by itself.
-	Await Action = "await"
 	// Rights gives the thread CAP_NET_ADMIN (Value 1) or takes it from its effective set (Value 0).
 	Rights Action = "rights"
 	// Namespace goes to the network namespace On, which is made if it is new. The first one is "home".
 	Namespace Action = "namespace"
+)
+
+// Kinds of Send.
+const (
+	Unaddressed = "unaddressed"
+	Unread      = "unread"
 )
 
 // Step is one action.
