@@ -4,7 +4,12 @@ import "ovpn-go/test/conformance/script"
 
 // Corpus returns the written sequences: for every rule of the family requests that obey it and requests that break
 // it in each way there is, in the state that the rule is about.
-func Corpus() []script.Sequence {
+func Corpus() []script.Sequence { return corpus(profiles) }
+
+// Sample is Corpus with fewer combinations of socket options.
+func Sample() []script.Sequence { return corpus([]profile{extended, capped}) }
+
+func corpus(profiles []profile) []script.Sequence {
 	var all []script.Sequence
 	for _, p := range profiles {
 		for _, w := range [][]*writer{

@@ -72,19 +72,26 @@ rm -rf "$root/lib/modules/$version"/{build,source,vmlinuz,config,System.map}
 find "$root/lib/modules" -name '*.ko.xz' -exec unxz {} +
 "$busybox" depmod -b "$root" "$version"
 
-# What the job needs, with everything that depends on; the rest of the modules stays behind.
-wanted=(ovpn tun veth virtio_pci virtio_console aesni-intel gcm chacha20poly1305 gf128mul ghash-generic)
+# What the job needs, with everything that depends on, and all ciphers: the module asks for its own by name when the
+# first key is installed. The rest of the modules stays behind.
+wanted=(ovpn tun veth virtio_pci virtio_console)
 find_module() {
 	find "$root/lib/modules/$version" -name "$(sed 's/[-_]/[-_]/g' <<<"$1").ko" | head -n1
 }
 keep=$(mktemp)
+keep_module() {
+	local path=${1#"$root/lib/modules/$version/"}
+	sed -n "s|^$path:||p" "$root/lib/modules/$version/modules.dep" | tr ' ' '\n' >>"$keep"
+	echo "$path" >>"$keep"
+}
 for name in "${wanted[@]}"; do
 	path=$(find_module "$name")
 	[ -n "$path" ] || continue # built into the kernel, or under another name in this version
-	path=${path#"$root/lib/modules/$version/"}
-	sed -n "s|^$path:||p" "$root/lib/modules/$version/modules.dep" | tr ' ' '\n' >>"$keep"
-	echo "$path" >>"$keep"
+	keep_module "$path"
 done
+while read -r path; do
+	keep_module "$path"
+done < <(find "$root/lib/modules/$version" -path '*/crypto/*.ko')
 (cd "$root/lib/modules/$version" && find . -name '*.ko' | sed 's|^\./||' | sort | comm -23 - <(sort -u "$keep") | xargs -r rm -f)
 rm -f "$keep"
 find "$root/lib/modules" -type d -empty -delete
@@ -104,8 +111,9 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /out
+echo /bin/modprobe >/proc/sys/kernel/modprobe
 mkdir -p /run/netns
-for module in virtio_pci virtio_console ovpn tun veth aesni-intel gcm chacha20poly1305; do
+for module in virtio_pci virtio_console ovpn tun veth; do
 	modprobe "$module" 2>/dev/null
 done
 ip link set lo up

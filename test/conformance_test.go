@@ -1,0 +1,53 @@
+package test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"ovpn-go/bench/benchtest"
+	"ovpn-go/test/conformance"
+	"ovpn-go/test/oracle"
+)
+
+// TestConformance asks the kernel's module, in an emulated machine, and the program the same questions. What
+// `make conformance` asks with every combination of socket options is asked with two here, and other random
+// requests each time.
+func TestConformance(t *testing.T) {
+	benchtest.Root(t)
+	machine, err := oracle.Find(t.Context(), "oracle/build.sh")
+	if errors.Is(err, oracle.ErrUnavailable) {
+		benchtest.Missing(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := raceBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	runner, err := conformance.BuildRunner(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const random = 20
+	seed := rand.Uint64()
+	t.Logf("seed of the random requests: %d", seed)
+	sequences := append(conformance.Sample(), conformance.Random(seed, random)...)
+	ours, err := conformance.AskUs(t.Context(), program, runner, sequences)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := conformance.AskKernel(t.Context(), machine, runner, sequences)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := conformance.Compare(sequences, kernel, ours)
+	t.Logf("%d of %d requests were answered identically", report.Identical, report.Requests)
+	for _, problem := range report.Problems {
+		t.Error(problem)
+	}
+	for _, d := range report.Unexplained() {
+		t.Error(d.String())
+	}
+}
