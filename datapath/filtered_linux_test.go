@@ -129,7 +129,7 @@ func TestPacketFilterSeesEveryRefusedDatagram(t *testing.T) {
 	s := newStage(t)
 	p := s.dev.table.Sole()
 	client := udpSocketIn(t, ns, unix.AF_INET, func(int) error { return nil })
-	p.SetTransport(&transport{sock: &udpSocket{owner: s.dev, fd: rawFD(t, client), info: udpInfo{Family: unix.AF_INET}}})
+	p.SetTransport(&transport{udp: &udpSocket{owner: s.dev, source: source{fd: rawFD(t, client)}, info: udpInfo{Family: unix.AF_INET}}})
 	s.dev.table.Rebind(p, &peers.Binding{Remote: s.from})
 
 	const frames = 3
