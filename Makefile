@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 BENCH ?= .
 COUNT ?= 1
 
-.PHONY: build demo test requirements lint unit race namespaces fuzz bench clean
+.PHONY: build demo test requirements lint unit race namespaces selftests fuzz bench clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ovpn-go ./cmd/ovpn-go
@@ -16,7 +16,7 @@ build:
 demo: build
 	bin/ovpn-go demo
 
-test: requirements build lint race namespaces
+test: requirements build lint race namespaces selftests
 
 requirements:
 	@test/requirements.sh
@@ -39,6 +39,10 @@ race:
 # Real OpenVPN processes under the program, in network namespaces.
 namespaces:
 	$(GO) test -count=1 -timeout 25m ./test
+
+# The kernel's own tests of its module, on the program. They are fetched and compiled once.
+selftests:
+	$(GO) test -count=1 -timeout 25m ./test/selftests
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)
