@@ -33,10 +33,7 @@ func inventory() stock {
 // their environment. Those it ends. An anonymous namespace lives as long as a process is in it or
 // somebody holds it, so together the lists also account for namespaces and the devices in them.
 func (s stock) leaks(marker string) []string {
-	var all []string
-	for _, p := range leftProcesses(marker) {
-		all = append(all, p)
-	}
+	all := leftProcesses(marker)
 	for what, lists := range map[string][2][]string{
 		"mount":             {s.mounts, mounts()},
 		"TUN device":        {s.tuns, tuns()},
