@@ -14,6 +14,8 @@ type call struct {
 	args     [6]uint64
 	id       uint64
 	answered bool
+	// addressed is whether the datagram of a send call that is being processed names its destination.
+	addressed bool
 }
 
 // fd returns the first argument as the descriptor it is.

@@ -71,7 +71,7 @@ func (g *genericSocket) watch(cookie uint64) {
 			}
 			break
 		}
-		g.process(&task{tid: pid, alive: func() bool { return true }}, datagram)
+		g.process(&task{tid: pid, alive: func() bool { return true }, limit: &g.opener}, datagram)
 	}
 	g.pair.close()
 	g.server.Close()
@@ -86,7 +86,6 @@ func (g *genericSocket) process(t *task, datagram []byte) {
 	if len(datagram) == 0 {
 		return
 	}
-	t.limit = &g.opener
 	g.sending.Lock()
 	defer g.sending.Unlock()
 	g.server.Send(t, datagram)
@@ -227,6 +226,12 @@ func (g *genericSocket) send(c *call, fd int) {
 	peer := g.peer
 	g.mu.Unlock()
 	sendAll(c, fd, peer, func(b []byte, _ bool) error {
+		// Who names the destination in the call has meant a netlink socket, so the opener's rights don't matter
+		// (NETLINK_SKB_DST in netlink_sendmsg).
+		c.task.limit = nil
+		if !c.addressed {
+			c.task.limit = &g.opener
+		}
 		g.process(c.task, b)
 		return nil
 	})
@@ -243,6 +248,7 @@ func sendAll(c *call, fd int, peer netlinkAddress, process func(b []byte, first 
 	}
 	var sent int
 	for i, d := range list {
+		c.addressed = d.named
 		b, err := c.readDatagram(fd, d, peer)
 		if err == nil {
 			err = process(b, i == 0)

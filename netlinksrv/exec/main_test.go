@@ -26,6 +26,8 @@ var roles = map[string]func(args []string) error{}
 
 func TestMain(m *testing.M) {
 	Reexec()
+	// The race detector lets every process linger for a second, and there are hundreds.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if len(os.Args) > 2 && os.Args[1] == roleArgument {
 		role, ok := roles[os.Args[2]]
 		if !ok {

@@ -262,9 +262,12 @@ func (r *relay) forward(t *task, datagram []byte) error {
 
 // refuse answers a request that the kernel does not get to see.
 func (r *relay) refuse(request []byte, errno unix.Errno) {
-	capped, err := unix.GetsockoptInt(r.socket, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK)
-	echo := err != nil || capped == 0
-	if b := netlinksrv.RouteAnswer(request, r.port(), errno, echo); b != nil {
+	option := func(name int) bool {
+		value, err := unix.GetsockoptInt(r.socket, unix.SOL_NETLINK, name)
+		return err == nil && value != 0
+	}
+	form := netlinksrv.AnswerForm{Cap: option(unix.NETLINK_CAP_ACK), Extended: option(unix.NETLINK_EXT_ACK)}
+	if b := netlinksrv.RouteAnswer(request, r.port(), errno, form); b != nil {
 		r.drain() // what the kernel said before comes first
 		r.pair.deliver(b)
 	}

@@ -21,7 +21,7 @@ import (
 type task struct {
 	tid   int
 	alive func() bool // whether the thread that tid named at first is still the one
-	// limit is the credentials that a request may not exceed, those of the socket's opener.
+	// limit is the credentials that a request may not exceed, those of the socket's opener, where they matter.
 	limit *credentials
 	// install puts a copy of our descriptor at one of the thread's numbers. It is nil for a thread
 	// that does not wait for an answer.
@@ -41,8 +41,8 @@ func (t *task) NetNS() (*netns.NS, error) {
 	return ns, nil
 }
 
-// CanAdmin says whether the thread has CAP_NET_ADMIN over the user namespace that owns ns, and
-// the socket's opener had it too: netlink asks both.
+// CanAdmin says whether the thread has CAP_NET_ADMIN over the user namespace that owns ns, and, where
+// they matter, the socket's opener had it too: netlink asks both unless the datagram came with an address.
 func (t *task) CanAdmin(ns *netns.NS) bool {
 	if t.limit != nil && !t.limit.admin(ns) {
 		return false
