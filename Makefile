@@ -36,9 +36,9 @@ unit:
 race:
 	$(GO) test -race -shuffle=on $(ROOMS)
 
-# Real OpenVPN processes under the program, in network namespaces.
+# Real OpenVPN processes under the program, in network namespaces, and the kernel's own module for comparison.
 namespaces:
-	$(GO) test -count=1 -timeout 25m ./test
+	$(GO) test -count=1 -p 1 -timeout 25m $$($(GO) list ./test/... | grep -v /selftests)
 
 # The kernel's own tests of its module, on the program. They are fetched and compiled once.
 selftests:

@@ -12,6 +12,9 @@ command -v "${CC:-gcc}" >/dev/null || need "a C compiler, for the race detector:
 [ "$(id -u)" = 0 ] || need "root, for network namespaces and TUN devices"
 [ -c /dev/net/tun ] || need "/dev/net/tun"
 
+command -v cpio >/dev/null && command -v qemu-system-x86_64 >/dev/null ||
+	need "an emulator for the kernel's own module: apt-get install --no-install-recommends cpio qemu-system-x86"
+
 root=${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}
 if [ ! -f "$root/.testroot" ]; then
 	if command -v mmdebstrap >/dev/null; then
