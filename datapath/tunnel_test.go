@@ -62,7 +62,14 @@ func newTunnel(t testing.TB, cipher crypto.Cipher, mtu int) *tunnel {
 		ID: 1, TxID: 2, Remote: netip.AddrPortFrom(star.ClientAddr4(0), 1194), VPN4: vpnClient}, toClient)
 	addPeer(t, tun.client, star.Clients[0], datapath.PeerConfig{
 		ID: 2, TxID: 1, Remote: netip.AddrPortFrom(star.ServerAddr4(0), 1194)}, toServer)
-	return tun
+	// The stack discards what it would send until its link watcher has seen the carrier.
+	for range 50 {
+		if r, err := (bench.Ping{Node: star.Server, To: vpnClient, Count: 1, Wait: 100 * time.Millisecond}).Run(t.Context()); err == nil && r.Lost() == 0 {
+			return tun
+		}
+	}
+	t.Fatal("the tunnel does not come up")
+	return nil
 }
 
 func newDevice(t testing.TB, node *bench.Node, sockets *datapath.Sockets, mode peers.Mode, mtu int, addr netip.Prefix) *datapath.Device {
