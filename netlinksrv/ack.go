@@ -20,8 +20,8 @@ type ackOptions struct {
 	extended bool // NETLINK_EXT_ACK: say why
 }
 
-// acknowledge builds the NLMSG_ERROR message that answers msg: an acknowledgement if err is nil, a refusal
-// otherwise. port is the requester's port id.
+// acknowledge builds the NLMSG_ERROR message that answers msg: a refusal if err has an errno, an acknowledgement
+// otherwise, which err may give a text. port is the requester's port id.
 //
 //	nlmsghdr | errno, negative | nlmsghdr of the request | its payload, padded | attributes
 //
@@ -30,7 +30,7 @@ func acknowledge(msg []byte, port uint32, err *requestError, opt ackOptions) []b
 	req := parseHeader(msg)
 	h := header{kind: unix.NLMSG_ERROR, seq: req.seq, port: port}
 	echo := msg
-	if err == nil || opt.cap {
+	if !err.refuses() || opt.cap {
 		h.flags |= flagCapped
 		echo = msg[:headerSize]
 	}
@@ -84,6 +84,9 @@ func (b *builder) explain(err *requestError) {
 	}
 	if err.text != "" {
 		b.text(ackText, err.text)
+	}
+	if !err.refuses() {
+		return
 	}
 	if err.bad != 0 {
 		b.u32(ackOffset, uint32(err.bad))

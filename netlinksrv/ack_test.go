@@ -69,6 +69,17 @@ func TestAcknowledge(t *testing.T) {
 			 0800 0600 1c000000`,
 		},
 		{
+			"warning", &requestError{text: "no", bad: 24}, ackOptions{extended: true},
+			`2c000000 0200 0003 11000000 22000000  00000000
+			 16000000 2400 0500 11000000 63000000
+			 0700 0100 6e6f00 00`,
+		},
+		{
+			"warning that nobody wants", &requestError{text: "no"}, ackOptions{},
+			`24000000 0200 0001 11000000 22000000  00000000
+			 16000000 2400 0500 11000000 63000000`,
+		},
+		{
 			"nothing to explain", &requestError{errno: unix.EPERM}, ackOptions{cap: true, extended: true},
 			`24000000 0200 0001 11000000 22000000  ffffffff
 			 16000000 2400 0500 11000000 63000000`,

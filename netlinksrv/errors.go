@@ -14,7 +14,7 @@ const textPrefix = "ovpn: "
 const maxText = 79
 
 // requestError is the refusal of a request: an errno, and what the extended acknowledgement says about it.
-// The zero value of a field other than errno means that nothing is said.
+// The zero value of a field other than errno means that nothing is said. Without an errno, it is a warning.
 type requestError struct {
 	errno unix.Errno
 	text  string
@@ -37,6 +37,9 @@ func (e *requestError) Error() string {
 	}
 	return e.errno.Error()
 }
+
+// refuses reports whether e, which may be nil, is more than a warning.
+func (e *requestError) refuses() bool { return e != nil && e.errno != 0 }
 
 // Unwrap lets errors.Is find the errno.
 func (e *requestError) Unwrap() error { return e.errno }

@@ -114,7 +114,7 @@ func (g *GenericSocket) serveController(task Task, msg []byte) {
 		h := parseHeader(msg)
 		g.post(g.server.describeFamily(h, g.Port(), 0))
 		if h.flags&unix.NLM_F_ACK != 0 {
-			g.post(acknowledge(msg, g.Port(), nil, g.ackOptions()))
+			g.post(acknowledge(msg, g.Port(), leftoverWarning(msg), g.ackOptions()))
 		}
 	case questionFamilies:
 		if g.dumping() || g.merge.Load() != nil {
@@ -136,6 +136,18 @@ func (g *GenericSocket) serveController(task Task, msg []byte) {
 		}
 		g.startDump(d)
 	}
+}
+
+// leftoverWarning is what the kernel has to say about a request that it parses leniently: nil, or that bytes behind
+// the attributes were ignored.
+func leftoverWarning(msg []byte) *requestError {
+	r := attributeReader{rest: msg[firstAttribute:], offset: firstAttribute}
+	for _, ok := r.next(); ok; _, ok = r.next() {
+	}
+	if r.leftover() == 0 {
+		return nil
+	}
+	return &requestError{text: leftoverText}
 }
 
 // describeFamily builds the controller's CTRL_CMD_NEWFAMILY message for our family.

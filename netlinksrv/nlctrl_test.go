@@ -366,3 +366,14 @@ func TestRelayedErrorEqualsOurs(t *testing.T) {
 		}
 	}
 }
+
+func TestLeftoverWarning(t *testing.T) {
+	req := control(unix.CTRL_CMD_GETFAMILY, requestFlags, fname("ovpn"))
+	if got := leftoverWarning(req); got != nil {
+		t.Errorf("warning about nothing: %v", got)
+	}
+	got := leftoverWarning(append(req, 0, 0, 0))
+	if got == nil || got.refuses() || got.text != "bytes leftover after parsing attributes" {
+		t.Errorf("warning is %v", got)
+	}
+}

@@ -7,6 +7,7 @@ type attributeKind uint8
 
 const (
 	kindAbsent attributeKind = iota // the number exists, but not in this set
+	kindU8
 	kindU32
 	kindS32
 	kindUint // 4 or 8 bytes
@@ -23,6 +24,7 @@ var kinds = [...]struct {
 	wire uint32
 }{
 	kindAbsent: {},
+	kindU8:     {size: 1, wire: 2},
 	kindU32:    {size: 4, wire: 4},
 	kindS32:    {size: 4, wire: 8},
 	kindUint:   {wire: 17},
@@ -36,7 +38,7 @@ var kinds = [...]struct {
 type attributePolicy struct {
 	name string
 	kind attributeKind
-	// min and max bound the value of a kindU32 or kindBE16 and the length of a kindBinary.
+	// min and max bound the value of a kindU8, kindU32 or kindBE16 and the length of a kindBinary.
 	min, max uint64
 	// atMost marks a kindBinary with an upper bound only, which the kernel enforces but does not describe.
 	atMost bool
@@ -98,6 +100,9 @@ var policyChecks = []policyCheck{
 
 func outside(v uint64, p *attributePolicy) bool { return v < p.min || v > p.max }
 
+// leftoverText is what the kernel says of bytes that form no attribute.
+const leftoverText = "bytes leftover after parsing attributes"
+
 // validate checks data, which starts offset bytes into its message, against a set and the sets nested in it. It
 // does so attribute by attribute, and the first that fails counts, whether or not it is overridden later on.
 func (s *attributeSet) validate(data []byte, offset int) *requestError {
@@ -131,7 +136,7 @@ func (s *attributeSet) validate(data []byte, offset int) *requestError {
 	}
 	// V10
 	if r.leftover() > 0 {
-		return &requestError{errno: unix.EINVAL, text: "bytes leftover after parsing attributes"}
+		return &requestError{errno: unix.EINVAL, text: leftoverText}
 	}
 	return nil
 }
@@ -196,7 +201,7 @@ func (b *builder) describe(kind uint16, p *attributePolicy, index func(*attribut
 	}
 	start := b.nest(kind)
 	switch p.kind {
-	case kindU32:
+	case kindU8, kindU32:
 		b.u64(describeMin, p.min)
 		b.u64(describeMax, p.max)
 	case kindS32:

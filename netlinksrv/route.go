@@ -53,21 +53,6 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("refuse with %v", v.Refused())
 }
 
-// RouteAnswer builds the datagram that acknowledges the first message of datagram to port: with error 0, or with
-// the errno that Refused returned. echo is false if the socket has NETLINK_CAP_ACK. It returns nil if datagram
-// holds no message.
-func RouteAnswer(datagram []byte, port uint32, errno unix.Errno, echo bool) []byte {
-	msg, _, ok := cutMessage(datagram)
-	if !ok {
-		return nil
-	}
-	var refusal *requestError
-	if errno != 0 {
-		refusal = &requestError{errno: errno}
-	}
-	return acknowledge(msg, port, refusal, ackOptions{cap: !echo})
-}
-
 // Route looks at a datagram that task is about to send on a NETLINK_ROUTE socket of namespace ns, and does what
 // it asks of links of kind ovpn. A request to make such a link is carried out only if it is alone in its datagram.
 func (s *Server) Route(task Task, ns *netns.NS, datagram []byte) Verdict {
@@ -264,22 +249,18 @@ func (m *linkMessage) settings(index uint32) (body []byte, any bool) {
 
 // modeOf reads IFLA_OVPN_MODE. The kernel is lenient here: what it does not know it ignores.
 func modeOf(m *linkMessage) (peers.Mode, unix.Errno) {
-	const attrMode = 1 // IFLA_OVPN_MODE
 	mode := peers.P2P
-	var errno unix.Errno
+	if bad := m.badMode(); bad.present() {
+		return mode, unix.ERANGE
+	}
 	if data := m.info(unix.IFLA_INFO_DATA); data.present() {
 		eachInside(data, func(a attribute) {
-			if a.number() != attrMode || errno != 0 {
-				return
+			if a.number() == attrMode {
+				mode = peers.Mode(a.payload[0])
 			}
-			if len(a.payload) < 1 || a.payload[0] > uint8(peers.MP) {
-				errno = unix.ERANGE
-				return
-			}
-			mode = peers.Mode(a.payload[0])
 		})
 	}
-	return mode, errno
+	return mode, 0
 }
 
 // targetNamespace finds where a link is to be made: in ns, or in another namespace, which then is the caller's to

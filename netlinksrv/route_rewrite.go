@@ -67,7 +67,6 @@ func (b *builder) rewriteLink(m *linkMessage, mode peers.Mode) {
 
 // linkInfo appends an IFLA_LINKINFO whose other members, such as those of a bridge port, are those of old.
 func (b *builder) linkInfo(old attribute, mode peers.Mode) {
-	const attrMode = 1 // IFLA_OVPN_MODE
 	info := b.nest(old.kind)
 	b.text(unix.IFLA_INFO_KIND, linkKind)
 	data := b.nest(unix.IFLA_INFO_DATA)

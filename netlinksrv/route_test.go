@@ -243,26 +243,48 @@ func TestRouteOthers(t *testing.T) {
 
 func TestRouteAnswer(t *testing.T) {
 	littleEndian(t)
-	req := routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{})
+	plain := routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{})
+	mode := routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{}, fkind("ovpn", fmode(2)))
+	mtu := func(v uint32) []byte {
+		return routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{}, f32(unix.IFLA_MTU, v))
+	}
 	for _, tt := range []struct {
 		name  string
+		req   []byte
 		errno unix.Errno
-		echo  bool
+		form  AnswerForm
 		want  string
 	}{
-		{"done", 0, true, "24000000 0200 0001 11000000 05000000 00000000  20000000 1000 0506 11000000 00000000"},
-		{"refused", unix.EINVAL, false, "24000000 0200 0001 11000000 05000000 eaffffff  20000000 1000 0506 11000000 00000000"},
-		{"refused with echo", unix.EINVAL, true, `34000000 0200 0000 11000000 05000000 eaffffff
+		{"done", plain, 0, AnswerForm{}, "24000000 0200 0001 11000000 05000000 00000000  20000000 1000 0506 11000000 00000000"},
+		{"refused", plain, unix.EINVAL, AnswerForm{Cap: true, Extended: true},
+			"24000000 0200 0001 11000000 05000000 eaffffff  20000000 1000 0506 11000000 00000000"},
+		{"refused with echo", plain, unix.EINVAL, AnswerForm{}, `34000000 0200 0000 11000000 05000000 eaffffff
 			20000000 1000 0506 11000000 00000000  00000000 00000000 00000000 00000000`},
+		{"bad mode", mode, unix.ERANGE, AnswerForm{Cap: true, Extended: true}, `6c000000 0200 0003 11000000 05000000 deffffff
+			3c000000 1000 0506 11000000 00000000
+			1900 0100 696e7465676572206f7574206f662072616e676500 000000
+			0800 0200 34000000
+			2400 0480 0c00 0400 0000000000000000 0c00 0500 0100000000000000 0800 0100 02000000`},
+		{"MTU too small", mtu(67), unix.EINVAL, AnswerForm{Cap: true, Extended: true}, `48000000 0200 0003 11000000 05000000 eaffffff
+			28000000 1000 0506 11000000 00000000
+			2100 0100 6d7475206c657373207468616e20646576696365206d696e696d756d00 000000`},
+		{"MTU negative", mtu(1 << 31), unix.EINVAL, AnswerForm{Cap: true, Extended: true}, `48000000 0200 0003 11000000 05000000 eaffffff
+			28000000 1000 0506 11000000 00000000
+			2100 0100 6d7475206c657373207468616e20646576696365206d696e696d756d00 000000`},
+		{"MTU too large", mtu(65452), unix.EINVAL, AnswerForm{Cap: true, Extended: true}, `48000000 0200 0003 11000000 05000000 eaffffff
+			28000000 1000 0506 11000000 00000000
+			2400 0100 6d74752067726561746572207468616e20646576696365206d6178696d756d00`},
+		{"MTU is not the reason", mtu(1500), unix.EINVAL, AnswerForm{Cap: true, Extended: true},
+			"24000000 0200 0001 11000000 05000000 eaffffff  28000000 1000 0506 11000000 00000000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := RouteAnswer(req, 5, tt.errno, tt.echo)
+			got := RouteAnswer(tt.req, 5, tt.errno, tt.form)
 			if diff := cmp.Diff(hexLines([][]byte{unhex(t, tt.want)}), hexLines([][]byte{got})); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
 			}
 		})
 	}
-	if got := RouteAnswer([]byte{1, 2, 3}, 5, 0, true); got != nil {
+	if got := RouteAnswer([]byte{1, 2, 3}, 5, 0, AnswerForm{}); got != nil {
 		t.Errorf("answer to rubbish: %x", got)
 	}
 }
