@@ -51,7 +51,8 @@ func TestAdminOver(t *testing.T) {
 
 func init() {
 	// rights sends the requests 1, 2, 3 with, with, and without CAP_NET_ADMIN, the last two as
-	// nobody, from a socket that root opened, and then 4 with it from one that nobody opened.
+	// nobody, from a socket that root opened. From one that nobody opened without the capability it
+	// then sends, with it, 4 to an address and 5 without one.
 	roles["rights"] = func([]string) error {
 		runtime.LockOSThread()
 		const nobody = 65534
@@ -88,7 +89,14 @@ func init() {
 		if err := setEffective(1 << unix.CAP_NET_ADMIN); err != nil {
 			return err
 		}
-		return expectAnswers(second, toKernel(second), 4)
+		if err := expectAnswers(second, toKernel(second), 4); err != nil {
+			return err
+		}
+		unaddressed := func(datagram []byte) error {
+			_, err := unix.Write(second, datagram)
+			return err
+		}
+		return expectAnswers(second, unaddressed, 5)
 	}
 	// route as nobody: what the supervisor may do and the client may not.
 	roles["unprivileged route"] = func([]string) error {
@@ -181,7 +189,7 @@ func TestRightsAreTheSendersAndTheOpeners(t *testing.T) {
 		got[uint32(datagram[8])] = task.CanAdmin(ns)
 	}
 	mustSucceed(t, s, roleCommand("rights")...)
-	if diff := cmp.Diff(map[uint32]bool{1: true, 2: true, 3: false, 4: false}, got); diff != "" {
+	if diff := cmp.Diff(map[uint32]bool{1: true, 2: true, 3: false, 4: true, 5: false}, got); diff != "" {
 		t.Errorf("may administrate (-want +got):\n%s", diff)
 	}
 }
