@@ -176,6 +176,13 @@ func (n *Node) DelLink(link string) error {
 	return n.withLink("delete", link, func(l netlink.Link) error { return n.handle.LinkDel(l) })
 }
 
+// MoveLink moves an interface to another node.
+func (n *Node) MoveLink(link string, to *Node) error {
+	return n.withLink("move", link, func(l netlink.Link) error {
+		return control(to.NS.File(), func(fd int) error { return n.handle.LinkSetNsFd(l, fd) })
+	})
+}
+
 func (n *Node) withLink(what, name string, fn func(netlink.Link) error) error {
 	l, err := n.handle.LinkByName(name)
 	if err == nil {

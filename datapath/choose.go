@@ -16,7 +16,7 @@ func (d *Device) peerByDestination(packet []byte) *peers.Peer {
 	if d.mode == peers.P2P {
 		return d.table.Sole()
 	}
-	return d.peerByHop(d.routes.NextHop(destinationOf(packet), d.Ifindex()))
+	return d.peerByHop(d.routes.Load().NextHop(destinationOf(packet), d.link.Ifindex()))
 }
 
 // sourceBelongsTo is the reverse path check: the route back to the packet's source must lead to p.
@@ -24,7 +24,7 @@ func (d *Device) sourceBelongsTo(p *peers.Peer, packet []byte) bool {
 	if d.mode == peers.P2P {
 		return d.table.Sole() == p
 	}
-	return d.peerByHop(d.routes.SourceHop(sourceOf(packet))) == p
+	return d.peerByHop(d.routes.Load().SourceHop(sourceOf(packet))) == p
 }
 
 func (d *Device) peerByHop(hop netip.Addr) *peers.Peer {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 
 	"ovpn-go/peers"
 	"ovpn-go/tun"
@@ -47,12 +49,16 @@ type Device struct {
 	mode     peers.Mode
 	link     link
 	table    *peers.Table
-	routes   *Routes // MP only
+	routes   atomic.Pointer[Routes] // MP only
 	sockets  *Sockets
 	events   *events
 	worker   *worker
 	counters deviceCounters
 	log      *slog.Logger
+
+	moving sync.Mutex
+	place  netns.ID // where the interface was last seen, and routes are from; guarded by moving
+	gone   bool     // guarded by moving
 
 	done chan struct{} // closed when the interface is gone and everything is released
 }
@@ -94,16 +100,15 @@ func newDevice(cfg Config, ifc link) (*Device, error) {
 		table:   peers.NewTable(cfg.Mode),
 		sockets: cfg.Sockets,
 		log:     cfg.Logger.With("iface", name),
+		place:   ifc.NetNS().ID(),
 		done:    make(chan struct{}),
 	}
-	if cfg.Mode == peers.MP {
-		if d.routes, err = NewRoutes(ifc.NetNS(), d.log); err != nil {
-			return nil, fmt.Errorf("mirror routes of %s: %w", name, err)
-		}
+	if err := d.mirrorRoutes(); err != nil {
+		return nil, err
 	}
 	if d.worker, err = newWorker(d, ifc.Queues()[0]); err != nil {
-		if d.routes != nil {
-			d.routes.Close()
+		if routes := d.routes.Load(); routes != nil {
+			routes.Close()
 		}
 		return nil, err
 	}
@@ -120,9 +125,12 @@ func (d *Device) await() {
 	if err := d.link.Close(); err != nil {
 		d.log.Warn("close interface", "err", err)
 	}
-	if d.routes != nil {
-		d.routes.Close()
+	d.moving.Lock()
+	if routes := d.routes.Load(); routes != nil {
+		routes.Close()
 	}
+	d.gone = true
+	d.moving.Unlock()
 	d.events.close()
 	s := d.Stats()
 	d.log.Info("device removed", "rx_packets", s.RxPackets, "tx_packets", s.TxPackets,
@@ -139,11 +147,40 @@ func (d *Device) Name() string {
 	return name
 }
 
-// Ifindex returns the interface's index in the namespace that NetNS names.
+// Ifindex returns the interface's index where Place last saw it.
 func (d *Device) Ifindex() int { return d.link.Ifindex() }
 
-// NetNS returns the namespace the interface is in.
-func (d *Device) NetNS() netns.ID { return d.link.NetNS().ID() }
+// Place returns the namespace the interface is in, and its index there. Both may change when it is moved.
+func (d *Device) Place() (ns netns.ID, ifindex int) {
+	d.moving.Lock()
+	defer d.moving.Unlock()
+	if d.gone || d.link.Refresh() != nil {
+		return d.place, d.link.Ifindex() // where it was last
+	}
+	if ns = d.link.NetNS().ID(); ns != d.place {
+		d.log.Info("device moved", "ifindex", d.link.Ifindex())
+		d.place = ns
+		if err := d.mirrorRoutes(); err != nil {
+			d.log.Error("follow the device", "err", err)
+		}
+	}
+	return ns, d.link.Ifindex()
+}
+
+// mirrorRoutes starts to follow the routes of the interface's namespace, in place of another's.
+func (d *Device) mirrorRoutes() error {
+	if d.mode != peers.MP {
+		return nil
+	}
+	routes, err := NewRoutes(d.link.NetNS(), d.log)
+	if err != nil {
+		return fmt.Errorf("mirror routes: %w", err)
+	}
+	if old := d.routes.Swap(routes); old != nil {
+		old.Close()
+	}
+	return nil
+}
 
 // Mode returns the mode the device was created with; it never changes.
 func (d *Device) Mode() peers.Mode { return d.mode }

@@ -380,7 +380,7 @@ func TestFloatFollowsAuthenticatedPackets(t *testing.T) {
 	if _, err := elsewhere.WriteToUDPAddrPort(sealed(t, ka, 2, 11, crypto.Keepalive[:]), b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	want := Event{Kind: PeerFloated, Ifindex: 7, NetNS: b.NetNS(), PeerID: 2, Remote: from}
+	want := Event{Kind: PeerFloated, Ifindex: 7, NetNS: b.link.ns.ID(), PeerID: 2, Remote: from}
 	if diff := cmp.Diff(want, b.event(t), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); diff != "" {
 		t.Errorf("event (-want +got):\n%s", diff)
 	}
@@ -450,7 +450,7 @@ func TestNewPeerOnP2PReplaces(t *testing.T) {
 	a, b := newTunnel(t)
 	ka, _ := keyPair(crypto.AESGCM, 0)
 	a.addPeer(t, PeerConfig{ID: 9, TxID: 9, Remote: b.addr()}, ka)
-	want := Event{Kind: PeerDeleted, Ifindex: 7, NetNS: a.NetNS(), PeerID: 1, Reason: peers.Teardown}
+	want := Event{Kind: PeerDeleted, Ifindex: 7, NetNS: a.link.ns.ID(), PeerID: 1, Reason: peers.Teardown}
 	if got := a.event(t); got != want {
 		t.Errorf("event = %+v, want %+v", got, want)
 	}
@@ -520,7 +520,7 @@ func TestBeforeBindReleasesWhatTheClientClosed(t *testing.T) {
 	addr := b.addr()
 	for range 3 {
 		b.client.Close()
-		b.sockets.BeforeBind(b.NetNS(), addr.Port())
+		b.sockets.BeforeBind(b.link.ns.ID(), addr.Port())
 		again, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
 		if err != nil {
 			t.Fatalf("bind the port that was just closed: %v", err)

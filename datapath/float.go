@@ -18,7 +18,7 @@ func (d *Device) learnEndpoint(p *peers.Peer, in *received) {
 		next := &peers.Binding{Remote: in.remote, ScopeID: scopeOf(in.remote.Addr(), in.ifindex), Local: in.local}
 		d.table.Rebind(p, next)
 		d.events.push(Event{
-			Kind: PeerFloated, Ifindex: d.Ifindex(), NetNS: transportOf(p).netns().ID(),
+			Kind: PeerFloated, Ifindex: d.link.Ifindex(), NetNS: transportOf(p).netns().ID(),
 			PeerID: p.ID(), Remote: next.Remote, ScopeID: next.ScopeID,
 		})
 		return

@@ -32,7 +32,7 @@ func (d *Device) removed(p *peers.Peer, reason peers.DelReason) {
 		"link_tx_packets", s.LinkTxPackets, "link_tx_bytes", s.LinkTxBytes)
 	tr := transportOf(p)
 	d.events.push(Event{
-		Kind: PeerDeleted, Ifindex: d.Ifindex(), NetNS: tr.netns().ID(), PeerID: p.ID(), Reason: reason,
+		Kind: PeerDeleted, Ifindex: d.link.Ifindex(), NetNS: tr.netns().ID(), PeerID: p.ID(), Reason: reason,
 	})
 	if tr.tcp != nil {
 		tr.tcp.detach()
@@ -67,7 +67,7 @@ func (d *Device) exhausted(p *peers.Peer, key *crypto.Key) {
 	}
 	d.log.Warn("packet ids exhausted, key removed", "peer", p.ID(), "key_id", key.ID())
 	d.events.push(Event{
-		Kind: KeyExhausted, Ifindex: d.Ifindex(), NetNS: transportOf(p).netns().ID(), PeerID: p.ID(), KeyID: key.ID(),
+		Kind: KeyExhausted, Ifindex: d.link.Ifindex(), NetNS: transportOf(p).netns().ID(), PeerID: p.ID(), KeyID: key.ID(),
 	})
 }
 

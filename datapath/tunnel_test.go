@@ -146,6 +146,42 @@ func TestRealTunnel(t *testing.T) {
 	}
 }
 
+// A device that is moved to another namespace keeps its peers, and finds them by the routes there.
+func TestMovedDeviceFollowsTheRoutesOfItsNewNamespace(t *testing.T) {
+	tun := newTunnel(t, crypto.AESGCM, 1416)
+	elsewhere, err := tun.AddNode("elsewhere")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := tun.server.Place()
+	if err := tun.Server.MoveLink("tun0", elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	ns, ifindex := tun.server.Place()
+	if ns != elsewhere.NS.ID() || ns == before || ifindex == 0 {
+		t.Errorf("place = %v, %d; want the new namespace %v", ns, ifindex, elsewhere.NS.ID())
+	}
+	lan := netip.MustParseAddr("192.168.77.1")
+	for _, step := range []error{
+		elsewhere.AddAddr("tun0", netip.PrefixFrom(vpnServer, 24)),
+		elsewhere.SetUp("tun0"),
+		elsewhere.AddRoute(netip.PrefixFrom(lan, 24).Masked(), vpnClient, "tun0"),
+		tun.Clients[0].AddDummy("lan", netip.PrefixFrom(lan, 24)),
+	} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	// The mirror follows within a second.
+	for range 50 {
+		r, err := (bench.Ping{Node: elsewhere, To: lan, Count: 1, Wait: 100 * time.Millisecond}).Run(t.Context())
+		if err == nil && r.Lost() == 0 {
+			return
+		}
+	}
+	t.Error("a network behind the peer can't be reached by the new namespace's route")
+}
+
 // BenchmarkTunnel is one TCP stream through two devices in this process; compare its Gbit/s only within a run.
 func BenchmarkTunnel(b *testing.B) {
 	for _, mtu := range []int{1416, 1500} {

@@ -11,7 +11,7 @@ import (
 type device interface {
 	Name() string
 	Ifindex() int
-	NetNS() netns.ID
+	Place() (ns netns.ID, ifindex int)
 	Mode() peers.Mode
 	Done() <-chan struct{}
 	Close() error

@@ -124,11 +124,11 @@ func (d *fakeDevice) called(method string) error {
 	return d.fails[method]
 }
 
-func (d *fakeDevice) Name() string          { return d.name }
-func (d *fakeDevice) Ifindex() int          { return d.ifindex }
-func (d *fakeDevice) NetNS() netns.ID       { return d.ns }
-func (d *fakeDevice) Mode() peers.Mode      { return d.mode }
-func (d *fakeDevice) Done() <-chan struct{} { return d.done }
+func (d *fakeDevice) Name() string           { return d.name }
+func (d *fakeDevice) Ifindex() int           { return d.ifindex }
+func (d *fakeDevice) Place() (netns.ID, int) { return d.ns, d.ifindex }
+func (d *fakeDevice) Mode() peers.Mode       { return d.mode }
+func (d *fakeDevice) Done() <-chan struct{}  { return d.done }
 
 func (d *fakeDevice) Close() error {
 	d.Teardown()

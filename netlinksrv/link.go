@@ -23,7 +23,10 @@ type place struct {
 	ifindex uint32
 }
 
-func (l *link) place() place { return place{l.dev.NetNS(), uint32(l.dev.Ifindex())} }
+func (l *link) place() place {
+	ns, ifindex := l.dev.Place()
+	return place{ns, uint32(ifindex)}
+}
 
 // tombstones remembers the last links that are gone, because the kernel's last message about a link may be read
 // after it. It holds so many that a reader would have to be far behind to miss one.
@@ -102,7 +105,7 @@ func (s *Server) hasLinks(ns netns.ID) bool {
 	s.linkMu.RLock()
 	defer s.linkMu.RUnlock()
 	for _, l := range s.links {
-		if l.dev.NetNS() == ns {
+		if l.place().ns == ns {
 			return true
 		}
 	}

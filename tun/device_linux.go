@@ -279,7 +279,7 @@ func (d *Device) refresh() error {
 	if ns.ID() == d.ns.ID() {
 		// Keep the one that NetNS may have given out.
 		ns.Close()
-		return d.resolve()
+		return nil // the index is the interface's for as long as it stays
 	}
 	old := d.ns
 	d.ns = ns
