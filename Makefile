@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 BENCH ?= .
 COUNT ?= 1
 
-.PHONY: build demo test requirements lint unit race namespaces selftests fuzz bench clean
+.PHONY: build demo test requirements lint unit race namespaces selftests conformance fuzz bench clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ovpn-go ./cmd/ovpn-go
@@ -43,6 +43,10 @@ namespaces:
 # The kernel's own tests of its module, on the program. They are fetched and compiled once.
 selftests:
 	$(GO) test -count=1 -timeout 25m ./test/selftests
+
+# The kernel's module, in an emulated machine, and the program are asked the same; writes the report.
+conformance: build
+	$(GO) run ./test/conformance/harness -program bin/ovpn-go -document docs/conformance.md
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)
