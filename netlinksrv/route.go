@@ -127,7 +127,7 @@ func (s *Server) routeDelete(task Task, ns *netns.NS, m *linkMessage) Verdict {
 
 // routeChange keeps the limits that a TUN interface does not have.
 func (s *Server) routeChange(task Task, ns *netns.NS, m *linkMessage) Verdict {
-	if mtu, ok := m.attrs[unix.IFLA_MTU]; ok && len(mtu.payload) == 4 && !validMTU(mtu.u32()) &&
+	if mtu, ok := m.attrs[unix.IFLA_MTU]; ok && len(mtu.payload) >= 4 && !validMTU(mtu.u32()) &&
 		s.hasLinks(ns.ID()) && s.target(ns, m) != nil && task.CanAdmin(ns) {
 		return Refuse(unix.EINVAL)
 	}
@@ -154,9 +154,10 @@ func (s *Server) target(ns *netns.NS, m *linkMessage) *link {
 }
 
 // applied are the attributes of a request to create a link that the kernel applies to a link of any kind. Those
-// that createLink sees to itself are not among them.
+// that createLink sees to itself are not among them, nor are hardware addresses, which the kernel takes for a new link
+// but which a link of no address length does not show; of an existing TUN interface it would refuse them.
 var applied = []uint16{
-	unix.IFLA_ADDRESS, unix.IFLA_BROADCAST, unix.IFLA_TXQLEN, unix.IFLA_OPERSTATE, unix.IFLA_LINKMODE,
+	unix.IFLA_TXQLEN, unix.IFLA_OPERSTATE, unix.IFLA_LINKMODE,
 	unix.IFLA_GROUP, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_GRO_MAX_SIZE,
 	unix.IFLA_GSO_IPV4_MAX_SIZE, unix.IFLA_GRO_IPV4_MAX_SIZE, unix.IFLA_MASTER,
 }
@@ -171,6 +172,9 @@ func (s *Server) routeCreate(task Task, ns *netns.NS, m *linkMessage) Verdict {
 		if name = textOf(a); len(name) >= unix.IFNAMSIZ {
 			return Native // ERANGE
 		}
+	}
+	if a, ok := m.attrs[unix.IFLA_MTU]; ok && len(a.payload) < 4 {
+		return Native // ERANGE
 	}
 	mode, err := modeOf(m)
 	if err != 0 {
@@ -197,7 +201,7 @@ func (s *Server) routeCreate(task Task, ns *netns.NS, m *linkMessage) Verdict {
 	}
 	cfg := datapath.Config{Name: name, Mode: mode, NetNS: target}
 	if a, ok := m.attrs[unix.IFLA_MTU]; ok {
-		if len(a.payload) != 4 || !validMTU(a.u32()) {
+		if !validMTU(a.u32()) {
 			return Refuse(unix.EINVAL)
 		}
 		cfg.MTU = int(a.u32())

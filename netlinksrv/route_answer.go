@@ -51,7 +51,7 @@ func explainRoute(msg []byte, errno unix.Errno) *requestError {
 	case unix.EINVAL:
 		// As signed numbers, as in dev_validate_mtu.
 		switch mtu, ok := m.attrs[unix.IFLA_MTU]; {
-		case !ok || len(mtu.payload) != 4:
+		case !ok || len(mtu.payload) < 4:
 		case int32(mtu.u32()) < tun.MinMTU:
 			refusal.text = "mtu less than device minimum"
 		case mtu.u32() > tun.MaxMTU:
