@@ -158,11 +158,13 @@ func TestCorpusIsWellFormed(t *testing.T) {
 			t.Errorf("there are two sequences %q", s.Name)
 		}
 		names[s.Name] = true
-		open := map[string]bool{}
+		open := map[string]bool{script.NamespaceFD + "home": true}
 		for _, step := range s.Steps {
 			switch step.Action {
 			case script.Netlink, script.Socket:
 				open[step.On] = true
+			case script.Namespace:
+				open[script.NamespaceFD+step.On] = true
 			case script.Send:
 				if !open[step.On] {
 					t.Errorf("%s: %s: there is no socket %q", s.Name, step.Name, step.On)

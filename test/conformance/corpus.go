@@ -21,7 +21,7 @@ func corpus(profiles []profile) []script.Sequence {
 			}
 		}
 	}
-	for _, w := range [][]*writer{linkSequences(), noticeSequences(), rightsSequences(), namespaceSequences()} {
+	for _, w := range [][]*writer{linkSequences(), noticeSequences(), rightsSequences(), namespaceSequences(), optionSequences()} {
 		for _, w := range w {
 			all = append(all, w.Sequence)
 		}

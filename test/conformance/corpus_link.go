@@ -4,7 +4,12 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/test/conformance/script"
 )
+
+// chosenIndex are the names of steps that the list of differences knows.
+var chosenIndex = []string{"new link with an index", "find the link with an index"}
 
 // linkSequences are about links of kind ovpn, over rtnetlink.
 func linkSequences() []*writer {
@@ -48,6 +53,30 @@ func newLinks() *writer {
 	}
 	w.send("name of 15 characters", route, newLink("tun456789012345", info(0)))
 	w.find("tun456789012345")
+	up := newLink("up0", info(0))
+	up.body[8], up.body[12] = unix.IFF_UP, unix.IFF_UP
+	w.send("set up at once", route, up)
+	w.find("up0")
+	w.send("with other attributes", route, newLink("more0", u32(unix.IFLA_TXQLEN, 77), u32(unix.IFLA_GROUP, 5),
+		u32(unix.IFLA_MTU, 1300), text(unix.IFLA_IFALIAS, "alias"), info(modeMP)))
+	w.find("more0")
+	for _, name := range []string{"up0", "more0"} {
+		w.send("show "+name, route, linkMessage(unix.RTM_GETLINK, unix.NLM_F_REQUEST, name))
+	}
+	w.send("master that is none", route, newLink("bad0", u32(unix.IFLA_MASTER, 1), info(0)))
+	w.send("short MTU", route, newLink("bad1", data(unix.IFLA_MTU, 1, 2), info(0)))
+	w.send("IFLA_ADDRESS", route, newLink("bad2", bytesOf(unix.IFLA_ADDRESS, 6), info(0)))
+	w.find("bad2")
+	w.send("MTU with bytes behind", route, newLink("long0", data(unix.IFLA_MTU, 0x14, 5, 0, 0, 9, 9, 9, 9), info(0)))
+	w.find("long0")
+	w.send("bad MTU, bad mode", route, newLink("bad5", u32(unix.IFLA_MTU, 1), info(9)))
+	w.send("short MTU, bad mode", route, newLink("bad5", data(unix.IFLA_MTU, 1), info(9)))
+	chosen := newLink("chosen0", info(0))
+	chosen.body[4] = 200
+	w.send(chosenIndex[0], route, chosen)
+	w.add(script.Step{Name: chosenIndex[1], Action: script.Interface, On: "chosen0"})
+	w.send("namespace of no descriptor", route, newLink("bad3", u32(unix.IFLA_NET_NS_FD, 4000), info(0)))
+	w.send("namespace of no process", route, newLink("bad4", u32(unix.IFLA_NET_NS_PID, 1<<30), info(0)))
 	for _, mtu := range []uint32{0, 1, 67, 68, 1500, 65451, 65452, 1 << 31} {
 		name := fmt.Sprintf("mtu%d", mtu%1000)
 		w.send(fmt.Sprintf("MTU %d", mtu), route, newLink(name, u32(unix.IFLA_MTU, mtu), info(0)))

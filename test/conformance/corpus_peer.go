@@ -185,6 +185,9 @@ func newPeersMP(p profile) *writer {
 	return w
 }
 
+// connected begins the names of steps that the list of differences knows.
+const connected = "connected UDP socket: "
+
 // sockets are about what may stand in the socket attribute (N4 to N7).
 func sockets(p profile) *writer {
 	w := newSequence("transport sockets", p)
@@ -223,6 +226,14 @@ func sockets(p profile) *writer {
 	w.check("tun0", 5)
 	w.close("udp")
 	w.close("dual")
+	w.socket("udp4-connected", "connected", 6024)
+	w.on("tun0", connected+"new", peerNew, udp(6, nil, fdOf(peerSocket, "connected")))
+	w.on("tun0", connected+"check", peerGet, peer(u32(peerID, 6)))
+	w.on("tun0", connected+"another remote", peerNew, udp(7, nil, fdOf(peerSocket, "connected"), addr(peerRemote4, "127.0.0.2")))
+	w.on("tun0", connected+"check again", peerGet, peer(u32(peerID, 7)))
+	w.on("tun0", connected+"delete", peerDel, peer(u32(peerID, 7)))
+	w.on("tun0", connected+"once more", peerNew, udp(8, nil, fdOf(peerSocket, "connected")))
+	w.on("tun0", connected+"check once more", peerGet, peer(u32(peerID, 8)))
 	return w
 }
 
@@ -423,6 +434,13 @@ func tcpPeers(p profile) *writer {
 	w.getKey("tun0", 1, 0)
 	w.dump("dump", "tun0")
 	w.on("tun0", "delete", peerDel, peer(u32(peerID, 1)))
+	w.socket("tcp4", "second", 6082)
+	w.socket("tcp4", "third", 6083)
+	w.on("tun0", "a second connection", peerNew, tcp(5, "second"))
+	w.on("tun0", "a third, which replaces it", peerNew, tcp(6, "third"))
+	w.check("tun0", 6)
+	w.closeAndAwait("third", 1)
+	w.on("tun0", "G4: closed", peerGet, peer(u32(peerID, 6)))
 	w.on("tun0", tcpAgain[0], peerNew, tcp(3, "tcp", u32(peerTxID, 4)))
 	w.on("tun0", tcpAgain[1], peerGet, peer(u32(peerID, 3)))
 	return w

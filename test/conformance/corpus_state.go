@@ -118,7 +118,48 @@ func namespaceSequences() []*writer {
 	w.udpPeer("tun0", "near", 2, addr(peerVPN4, "10.8.0.2"))
 	w.check("tun0", 2)
 	w.dump("dump", "tun0")
+	w.send("move tun0 to the other namespace", route, linkMessage(unix.RTM_NEWLINK, do, "tun0", namespaceFD("other")))
+	w.check("tun0", 1)
+	w.dump("I2: dump of the moved", "tun0")
+	w.namespace("other")
+	w.find("tun0")
+	get := func(id uint32) message { return request(peerGet, ifindexOf("tun0"), peer(u32(peerID, id))) }
+	w.send("far peer of the moved", "there", get(1))
+	w.send("near peer of the moved", "there", get(2))
+	w.send("dump of the moved", "there", request(peerGet, ifindexOf("tun0")).with(dumping))
+	w.send("delete the near one, moved", "there", request(peerDel, ifindexOf("tun0"), peer(u32(peerID, 2))))
+	w.netlink("route there", unix.NETLINK_ROUTE, unix.NETLINK_EXT_ACK)
+	w.send("move tun0 back", "route there", linkMessage(unix.RTM_NEWLINK, do, "tun0", namespaceFD("home")))
+	w.namespace("home")
+	w.find("tun0")
+	w.check("tun0", 1)
+	w.udpPeer("tun0", "near", 2, addr(peerVPN4, "10.8.0.2"))
+	w.send("new link in the other namespace", route, newLink("tun1", namespaceFD("other"), info(modeP2P)))
+	w.namespace("other")
+	w.find("tun1")
+	w.send("request to the new link", "there", request(peerGet, ifindexOf("tun1"), peer(u32(peerID, 2))))
+	w.namespace("home")
 	w.on("tun0", "delete the near one", peerDel, peer(u32(peerID, 2)))
 	w.on("tun0", "delete the far one", peerDel, peer(u32(peerID, 1)))
+	return []*writer{w}
+}
+
+// namespaceFD is IFLA_NET_NS_FD with a namespace of the sequence.
+func namespaceFD(name string) attr { return fdOf(unix.IFLA_NET_NS_FD, script.NamespaceFD+name) }
+
+// optionName makes the names of steps that the list of differences knows.
+const optionName = "option %d = %d"
+
+// optionSequences are about options of generic netlink sockets.
+func optionSequences() []*writer {
+	w := newSequence("socket options", plain)
+	for number := range 20 {
+		for _, value := range []int{1, 0} {
+			w.add(script.Step{
+				Name: fmt.Sprintf(optionName, number, value), Action: script.Option, On: control, Number: number, Value: value,
+			})
+			w.send("GETFAMILY", control, getFamily(do, familyName("ovpn")))
+		}
+	}
 	return []*writer{w}
 }

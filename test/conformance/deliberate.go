@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,8 +47,8 @@ var Deliberate = []Reason{
 		Title: "attributes of a link that tell a TUN interface",
 		Why: "A link of kind ovpn is a TUN interface here. IFLA_HEADROOM and IFLA_TAILROOM are 0, as its packets are copied. " +
 			"IFLA_GSO_MAX_SEGS is lower, so that a segmented packet leaves as one send. A P2P link is made with its carrier " +
-			"on, which is then taken off, so IFLA_CARRIER_CHANGES and IFLA_CARRIER_DOWN_COUNT are one ahead. IFLA_AF_SPEC " +
-			"shows settings of the host's kernel.",
+			"on, which is then taken off, so IFLA_CARRIER_CHANGES and IFLA_CARRIER_DOWN_COUNT are one ahead. IFLA_QDISC is the " +
+			"host's default for interfaces with a queue. IFLA_AF_SPEC shows settings of the host's kernel.",
 		covers: func(d *Difference) bool { return onlyAttributes(d, nil) },
 	},
 	{
@@ -82,6 +83,30 @@ var Deliberate = []Reason{
 		},
 	},
 	{
+		Title: "a connected UDP socket is refused",
+		Why: "A connected socket gets its datagrams past the group of sockets in which ours takes the data packets. It would " +
+			"have to be replaced by a stand-in. OpenVPN does not connect its socket; openvpn3-linux does.",
+		Gap:    true,
+		covers: func(d *Difference) bool { return strings.HasPrefix(d.Step.Name, connected) },
+	},
+	{
+		Title: "a new link can't choose its index",
+		Why:   "The request is left to the host's kernel, which does not know the kind.",
+		Gap:   true,
+		covers: func(d *Difference) bool {
+			return slices.Contains(chosenIndex, d.Step.Name)
+		},
+	},
+	{
+		Title: "a generic netlink socket can't listen to all namespaces",
+		Why: "NETLINK_LISTEN_ALL_NSID is refused: the socket that the client holds has no way to say which namespace a message " +
+			"came from.",
+		Gap: true,
+		covers: func(d *Difference) bool {
+			return slices.Contains(allNamespaces, d.Step.Name) && len(d.Ours) == 1 && d.Ours[0] == "system call: EPERM"
+		},
+	},
+	{
 		Title: "a TCP socket can be attached once",
 		Why: "After its peer was deleted, the client keeps the stand-in that it got for the connection, and that is no TCP " +
 			"socket. Clients close the connection with its peer.",
@@ -92,6 +117,11 @@ var Deliberate = []Reason{
 	},
 }
 
+// allNamespaces are the steps that set NETLINK_LISTEN_ALL_NSID.
+var allNamespaces = []string{
+	fmt.Sprintf(optionName, unix.NETLINK_LISTEN_ALL_NSID, 1), fmt.Sprintf(optionName, unix.NETLINK_LISTEN_ALL_NSID, 0),
+}
+
 var (
 	noopEcho  = regexp.MustCompile(`(echo [0-9a-f]{8})0100`)
 	localPort = regexp.MustCompile(`0x400c:[0-9a-f]{4} `)
@@ -99,7 +129,7 @@ var (
 
 // tunAttributes are the beginnings of the lines of link attributes that differ between an ovpn and a TUN interface.
 var tunAttributes = []string{
-	"link attribute 26 =", "link attribute 35 =", "link attribute 40 =", "link attribute 48 =", "link attribute 68 =",
+	"link attribute 6 =", "link attribute 26 =", "link attribute 35 =", "link attribute 40 =", "link attribute 48 =", "link attribute 68 =",
 	"link attribute 69 =",
 }
 

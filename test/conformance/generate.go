@@ -16,6 +16,7 @@ func Random(seed uint64, n int) []script.Sequence {
 	for i := range n {
 		g := &generator{Rand: rand.New(rand.NewPCG(seed, uint64(i)))}
 		p := profiles[g.IntN(len(profiles))]
+		g.mistakes = pick(g, 4, 9, 30)
 		g.writer = newSequence(fmt.Sprintf("random %d.%d", seed, i), p)
 		g.write()
 		all = append(all, g.Sequence)
@@ -26,6 +27,8 @@ func Random(seed uint64, n int) []script.Sequence {
 type generator struct {
 	*rand.Rand
 	*writer
+	// mistakes is how many of a hundred lists of attributes get one.
+	mistakes int
 }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
@@ -143,7 +146,7 @@ func (g *generator) key(cmd uint8) []attr {
 // spoil makes a mistake in some lists of attributes.
 func (g *generator) spoil(in []attr) []attr {
 	out := append([]attr(nil), in...)
-	if len(out) == 0 || !g.chance(9) {
+	if len(out) == 0 || !g.chance(g.mistakes) {
 		return out
 	}
 	i := g.IntN(len(out))

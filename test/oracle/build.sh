@@ -27,9 +27,9 @@ flock 9
 if made; then
 	exit 0
 fi
-for tool in mmdebstrap cpio; do
+for tool in mmdebstrap cpio unxz; do
 	command -v "$tool" >/dev/null || {
-		echo "oracle: $tool is missing; install it with: apt-get install $tool" >&2
+		echo "oracle: $tool is missing; install it with: apt-get install mmdebstrap cpio xz-utils" >&2
 		exit 1
 	}
 done

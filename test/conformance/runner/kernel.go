@@ -26,6 +26,7 @@ func (s *state) enter(name string) error {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	s.namespaces[name] = fd
+	s.open[script.NamespaceFD+name] = fd
 	if err := setUp("lo"); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
@@ -50,6 +51,10 @@ func (s *state) openSocket(step *script.Step) error {
 			if err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err == nil {
 				err = unix.Bind(fd, any6)
 			}
+		}
+	case "udp4-connected":
+		if fd, err = bound(unix.AF_INET, unix.SOCK_DGRAM, 0, any4); err == nil {
+			err = unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})
 		}
 	case "udp4-encap":
 		if fd, err = bound(unix.AF_INET, unix.SOCK_DGRAM, 0, any4); err == nil {

@@ -71,9 +71,6 @@ func (s *state) end() {
 	for _, fd := range s.extra {
 		unix.Close(fd)
 	}
-	for _, fd := range s.namespaces {
-		unix.Close(fd)
-	}
 }
 
 // step returns an error where the sequence makes no sense from here on; what a kernel refuses is an outcome.

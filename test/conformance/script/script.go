@@ -83,6 +83,9 @@ type Patch struct {
 	Of string `json:"of,omitempty"`
 }
 
+// NamespaceFD begins the name of the descriptor of a network namespace that the sequence has been in.
+const NamespaceFD = "namespace:"
+
 // PatchKind says which number, in host byte order, goes into a datagram.
 type PatchKind string
 
