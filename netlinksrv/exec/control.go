@@ -15,14 +15,13 @@ type messageKind uint8
 
 const (
 	// From the guard.
-	messageListener  messageKind = iota + 1 // the filter is installed; a, b: window; carries the listener
-	messageStarted                          // the client runs; a: pid
-	messageFailed                           // the client could not be started; a: errno, text: the step
-	messageWitnessed                        // the guard received a signal; a: number
-	messageExited                           // nothing is left; a: the client's wait status
+	messageListener messageKind = iota + 1 // the filter is installed; a, b: window; carries the listener
+	messageStarted                         // the client runs; a: pid
+	messageFailed                          // the client could not be started; a: errno, text: the step
+	messageExited                          // nothing is left; a: the client's wait status
 
 	// To the guard.
-	messageSignal // pass a signal to the client; a: number
+	messageSignal // the supervisor received a signal; a: number
 )
 
 // message is what supervisor and guard tell each other, one per datagram.

@@ -71,7 +71,10 @@ func (g *genericSocket) watch(cookie uint64) {
 			}
 			break
 		}
-		g.process(&task{tid: pid, alive: func() bool { return true }, limit: &g.opener}, datagram)
+		t, done := processTask(pid)
+		t.limit = &g.opener
+		g.process(t, datagram)
+		done()
 	}
 	g.pair.close()
 	g.server.Close()

@@ -95,16 +95,8 @@ func runGuard(args []string) int {
 	} else {
 		g.out <- message{kind: messageStarted, a: uint32(g.client)}
 		dropInherited(inherited)
-		go g.obey()
-		stop := make(chan struct{})
-		stopped := make(chan struct{})
-		go func() {
-			defer close(stopped)
-			g.witness(signals, stop)
-		}()
+		go g.obey(signals)
 		g.reap()
-		close(stop)
-		<-stopped
 		g.out <- message{kind: messageExited, a: uint32(g.status)}
 	}
 	close(g.out)
@@ -219,16 +211,42 @@ func (g *guard) collect() {
 	}
 }
 
-// obey does what the supervisor says, and kills everything once it is gone.
-func (g *guard) obey() {
-	for {
-		m, _, err := g.control.receive()
-		if err != nil {
-			g.sweep()
-			return
+// obey passes on the signals that reached the supervisor but not us, and kills everything once the
+// supervisor is gone. It does not return; the process ends when reap finds nothing left.
+func (g *guard) obey(signals <-chan os.Signal) {
+	messages := make(chan message)
+	go func() {
+		defer close(messages)
+		for {
+			m, _, err := g.control.receive()
+			if err != nil {
+				return
+			}
+			messages <- m
 		}
-		if m.kind == messageSignal {
-			g.signal(unix.Signal(m.a))
+	}()
+	var forward forwarder
+	timer := time.NewTimer(0)
+	for {
+		if at, ok := forward.next(); ok {
+			timer.Reset(time.Until(at))
+		}
+		select {
+		case m, ok := <-messages:
+			if !ok {
+				g.sweep()
+			}
+			if m.kind == messageSignal {
+				forward.received(unix.Signal(m.a), time.Now())
+			}
+		case received := <-signals:
+			if s, ok := received.(unix.Signal); ok {
+				forward.witness(s, time.Now())
+			}
+		case <-timer.C:
+			for _, s := range forward.due(time.Now()) {
+				g.signal(s)
+			}
 		}
 	}
 }
@@ -265,24 +283,6 @@ func (g *guard) sweep() {
 		}
 		g.mu.Unlock()
 		time.Sleep(time.Millisecond)
-	}
-}
-
-// witness tells the supervisor which signals reached us.
-func (g *guard) witness(signals <-chan os.Signal, stop <-chan struct{}) {
-	for {
-		select {
-		case s := <-signals:
-			if s, ok := s.(unix.Signal); ok {
-				select {
-				case g.out <- message{kind: messageWitnessed, a: uint32(s)}:
-				case <-stop:
-					return
-				}
-			}
-		case <-stop:
-			return
-		}
 	}
 }
 

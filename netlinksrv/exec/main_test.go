@@ -145,9 +145,11 @@ type fakeServer struct {
 	closed  int
 	// namespaces are those of the generic sockets, in the order of opening.
 	namespaces []netns.ID
-	// seen is called with every request before it is answered.
-	seen   func(t netlinksrv.Task, datagram []byte)
-	routed func(t netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict
+	// seen is called with every request before it is answered; afterwards is delivered behind the
+	// acknowledgement unless it is nil.
+	seen       func(t netlinksrv.Task, datagram []byte)
+	afterwards []byte
+	routed     func(t netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict
 	// rewrite is RewriteRoute.
 	rewrite func(ns netns.ID, datagram []byte) []byte
 }
@@ -247,6 +249,9 @@ func (g *fakeGeneric) Send(t netlinksrv.Task, datagram []byte) {
 	}
 	g.deliver(datagram)
 	g.deliver(acknowledgement(datagram))
+	if g.server.afterwards != nil {
+		g.deliver(g.server.afterwards)
+	}
 }
 
 func (g *fakeGeneric) Close() {

@@ -150,9 +150,11 @@ func (r *relay) watch(cookie uint64) {
 			}
 			break
 		}
+		t, done := processTask(pid)
 		r.sending.Lock()
-		r.unnotified(&task{tid: pid, alive: func() bool { return true }}, datagram)
+		r.unnotified(t, datagram)
 		r.sending.Unlock()
+		done()
 	}
 	r.session.forget(cookie)
 	r.twin.Close() // ends pump

@@ -132,8 +132,8 @@ func (s *session) socket(c *call, n notification) {
 		err = s.openRoute(c, n, request)
 	}
 	switch {
-	case err == nil, errors.Is(err, errGone):
-	case errors.Is(err, errWindowFull), errors.Is(err, unix.EBADF), errors.Is(err, unix.EPERM):
+	case err == nil, !c.task.alive():
+	case errors.Is(err, errWindowFull), errors.Is(err, unix.EBADF), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		// The client then has a socket of the kernel's, where only ours is missing.
 		s.fullOnce.Do(func() {
 			s.logger.Warn("a netlink socket of the client is not served", "error", err, "pid", c.task.PID())
@@ -195,7 +195,7 @@ func (s *session) announceBind(c *call, address []byte) {
 func (s *session) socketCall(c *call) {
 	fd, err := c.task.take(c.fd())
 	if err != nil {
-		if !errors.Is(err, unix.EBADF) && !errors.Is(err, errGone) {
+		if !errors.Is(err, unix.EBADF) && c.task.alive() {
 			s.logger.Warn("look at a descriptor of the client", "error", err, "pid", c.task.PID())
 		}
 		c.continues()

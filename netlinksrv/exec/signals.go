@@ -31,24 +31,25 @@ func passedSignals() []os.Signal {
 }
 
 const (
-	// witnessDelay is how long the supervisor waits for the guard to say that it got a signal as
-	// well. The kernel signals a process group in one go, a service manager a control group
-	// process by process.
+	// witnessDelay is how long the guard waits for a signal of its own after it heard of the
+	// supervisor's. The kernel signals a process group in one go, a service manager a control
+	// group process by process.
 	witnessDelay = 40 * time.Millisecond
-	// witnessMemory is how long a signal that only the guard has seen so far may count.
+	// witnessMemory is how long a signal that only the guard got so far may count.
 	witnessMemory = time.Second
 )
 
 // forwarder decides which of the supervisor's signals the client has not got by itself.
 //
 // A Ctrl-C, a shell's "kill %1" and a service manager's stop reach the whole process or control
-// group: supervisor, guard and client alike. The guard is therefore the witness: what both of us
-// got, the client got too. Passing such a signal on would deliver it twice, and a second SIGTERM
-// makes OpenVPN skip its orderly exit.
+// group: supervisor, guard and client alike. The guard is therefore the witness: what both got,
+// the client got too. Passing such a signal on would deliver it twice, and a second SIGTERM makes
+// OpenVPN skip its orderly exit. The guard decides, as it can't hear of the supervisor's signal
+// while its own is held up.
 //
 // It is not safe for concurrent use.
 type forwarder struct {
-	pending   []arrival // received by the supervisor, no word from the guard yet
+	pending   []arrival // received by the supervisor, not yet by the guard
 	witnessed []arrival // received by the guard, not yet by the supervisor
 }
 
@@ -72,7 +73,8 @@ func (f *forwarder) witness(s unix.Signal, now time.Time) {
 	}
 }
 
-// due returns, in order of arrival, the signals that nobody witnessed in time, and forgets them.
+// due returns, in order of arrival, the signals that the guard did not get in time, and forgets
+// them.
 func (f *forwarder) due(now time.Time) []unix.Signal {
 	var signals []unix.Signal
 	for len(f.pending) > 0 && now.Sub(f.pending[0].at) >= witnessDelay {

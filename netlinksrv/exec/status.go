@@ -3,6 +3,7 @@ package exec
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,21 +34,21 @@ func (s Status) String() string {
 // without a second core dump. It does not return.
 func (s Status) Exit() {
 	if s.Signal != 0 {
-		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-		defaultSignal(s.Signal)
-		// The signal goes to the process; the thread that it hits may take a moment.
-		if unix.Kill(os.Getpid(), s.Signal) == nil && fatal(s.Signal) {
-			select {}
-		}
+		raise(s.Signal)
 	}
 	os.Exit(s.Code)
 }
 
-// fatal says whether the default action of a signal is to end the process.
-func fatal(s unix.Signal) bool {
-	switch s {
-	case unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
-		return false
-	}
-	return true
+// raise dies by a signal. It returns if that is not possible: the first process of a pid namespace
+// is immune to its own signals.
+func raise(s unix.Signal) {
+	runtime.LockOSThread()
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	defaultSignal(s)
+	var set unix.Sigset_t
+	const bits = 64 // of one element, on the architectures we build for
+	set.Val[(int(s)-1)/bits] |= 1 << ((int(s) - 1) % bits)
+	unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, nil)
+	// Sent to this very thread, it has arrived when the call returns.
+	unix.Tgkill(os.Getpid(), unix.Gettid(), s)
 }

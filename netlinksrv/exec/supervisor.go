@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -155,41 +154,21 @@ func (s *supervisor) supervise(ctx context.Context, signals <-chan os.Signal) {
 			messages <- received{m, fd}
 		}
 	}()
-	var forward forwarder
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	cancelled := ctx.Done()
 	for {
-		if at, ok := forward.next(); ok {
-			timer.Reset(time.Until(at))
-		} else {
-			timer.Stop()
-		}
 		select {
 		case r, ok := <-messages:
 			if !ok {
 				return
 			}
-			if r.message.kind == messageWitnessed {
-				forward.witness(unix.Signal(r.message.a), time.Now())
-				continue
-			}
 			s.handle(r.message, r.fd)
 		case received := <-signals:
 			if sig, ok := received.(unix.Signal); ok {
-				forward.received(sig, time.Now())
-			}
-		case <-timer.C:
-			for _, sig := range forward.due(time.Now()) {
 				s.control.send(message{kind: messageSignal, a: uint32(sig)}, -1)
 			}
 		case <-cancelled:
-			// The guard takes the end of file for our death.
 			cancelled = nil
-			s.control.hangUp()
-			if s.failure == nil {
-				s.failure = context.Cause(ctx)
-			}
+			s.abort(context.Cause(ctx))
 		}
 	}
 }
@@ -205,7 +184,13 @@ func (s *supervisor) handle(m message, fd int) {
 		}
 		s.served = make(chan error, 1)
 		s.session.start(l, window{m.a, m.b})
-		go func() { s.served <- l.serve(s.session.notified) }()
+		go func() {
+			err := l.serve(s.session.notified)
+			if err != nil {
+				s.control.hangUp() // a client that is not answered hangs
+			}
+			s.served <- err
+		}()
 	case messageStarted:
 		if s.started != nil {
 			s.started(int(m.a), s.guard)
@@ -221,9 +206,11 @@ func (s *supervisor) handle(m message, fd int) {
 	}
 }
 
-// abort gives up: the guard kills everything.
+// abort gives up: the guard takes the end of file for our death and kills everything.
 func (s *supervisor) abort(err error) {
-	s.failure = err
+	if s.failure == nil {
+		s.failure = err
+	}
 	s.control.hangUp()
 }
 
@@ -233,8 +220,10 @@ func (s *supervisor) finish(others []int) {
 	var status unix.WaitStatus
 	_, err := ignoringEINTR(func() (int, error) { return unix.Wait4(s.guard, &status, 0, nil) })
 	orderly := err == nil && status.Exited() && status.ExitStatus() == 0 && s.exited
-	// What a killed guard has left behind is ours now, as we are the next subreaper.
-	for swept := s.sweep(others); swept; swept = s.sweep(others) {
+	if !orderly {
+		// What a killed guard has left behind is ours now, as we are the next subreaper.
+		for s.sweep(others) {
+		}
 	}
 	if s.served != nil {
 		s.session.listener.shutdown()

@@ -28,6 +28,22 @@ type task struct {
 	install func(fd, number int, cloexec bool) error
 }
 
+// processTask is a task for a process that does not wait for an answer. done must be called when it
+// is no longer needed. Should the process have ended before we looked, and its id be in use again,
+// we take the new one for it; that takes a wrap of all process ids within a moment.
+func processTask(pid int) (t *task, done func()) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return &task{tid: pid, alive: func() bool { return false }}, func() {}
+	}
+	alive := func() bool {
+		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := ignoringEINTR(func() (int, error) { return unix.Poll(fds, 0) })
+		return err == nil && n == 0
+	}
+	return &task{tid: pid, alive: alive}, func() { unix.Close(pidfd) }
+}
+
 // NetNS returns the network namespace that the thread is in. The caller closes it.
 func (t *task) NetNS() (*netns.NS, error) {
 	ns, err := netns.OfThread(t.tid)
