@@ -147,8 +147,29 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations per GRO buffer, want 0", n)
 	}
-	if got := s.dev.table.Sole().Counters.Stats().VPNRxPackets; got != 101*stageSegments {
-		t.Errorf("%d packets accepted, want %d", got, 101*stageSegments)
+	if got := s.dev.table.Sole().Counters.Stats().LinkRxPackets; got != 101*stageSegments {
+		t.Errorf("%d packets received, want %d", got, 101*stageSegments)
+	}
+	// The stack's end is gone, as an interface is that is down: nothing was delivered, and all of it dropped.
+	st := s.dev.counters.snapshot()
+	if st.RxPackets != 0 || st.Drops[DropLink.String()] != 101*stageSegments {
+		t.Errorf("stats = %+v, want no packets and %d drops for the link", st, 101*stageSegments)
+	}
+}
+
+func TestTooLongPacketIsDropped(t *testing.T) {
+	s := newStage(t)
+	frame := make([]byte, tun.VnetHdrLen+65535)
+	frame[tun.VnetHdrLen] = 0x45
+	s.tx.transmit(frame)
+	if got := s.dev.counters.snapshot().Drops[DropTooLong.String()]; got != 1 {
+		t.Errorf("%d drops, want 1", got)
+	}
+	longest := frame[:tun.VnetHdrLen+maxInner]
+	s.tx.transmit(longest)
+	s.tx.flush()
+	if st := s.dev.counters.snapshot(); st.TxPackets != 1 {
+		t.Errorf("stats = %+v, want the longest packet sent", st)
 	}
 }
 

@@ -19,6 +19,7 @@ type receiver struct {
 	vector   receiveVector
 	coalesce *tun.Coalescer
 	tally    tally
+	written  tun.CoalescerStats    // what the tallies before have seen delivered
 	stream   []byte                // what one read of a TCP connection takes; made on first use
 	record   [maxClientRecord]byte // one record of a TCP client
 }
@@ -26,11 +27,11 @@ type receiver struct {
 // streamLen is how much one read of a TCP connection may take: many frames, and room for the rest of the longest.
 const streamLen = 256 << 10
 
-// tally gathers one peer's counters over the packets of a run, so that they cost one set of atomic adds.
+// tally gathers one peer's counters over the packets of a run, so that they cost one set of atomic adds. What the
+// interface took of them, the coalescer knows.
 type tally struct {
-	peer                   *peers.Peer
-	linkPackets, linkBytes uint64
-	vpnPackets, vpnBytes   uint64
+	peer           *peers.Peer
+	packets, bytes uint64 // link-rx
 }
 
 func (r *receiver) init(w *worker) {
@@ -198,8 +199,8 @@ func (r *receiver) packet(p *peers.Peer, in *received, packet []byte) {
 		r.flush()
 		r.tally.peer = p
 	}
-	r.tally.linkPackets++
-	r.tally.linkBytes += uint64(len(packet))
+	r.tally.packets++
+	r.tally.bytes += uint64(len(packet))
 	key := p.Keys.ByID(crypto.KeyID(packet[0]))
 	if key == nil {
 		d.counters.drop(DropUnknownKey, 1)
@@ -223,8 +224,6 @@ func (r *receiver) packet(p *peers.Peer, in *received, packet []byte) {
 		}
 		return
 	}
-	r.tally.vpnPackets++
-	r.tally.vpnBytes += uint64(n)
 	if dropped := r.coalesce.Commit(); dropped > 0 {
 		d.counters.drop(DropLink, dropped)
 	}
@@ -264,17 +263,20 @@ func (r *receiver) flush() {
 	if dropped := r.coalesce.Flush(); dropped > 0 {
 		c.drop(DropLink, dropped)
 	}
-	c.tunWrites.Store(r.coalesce.Stats().Writes)
 	t := &r.tally
 	if t.peer == nil {
 		return
 	}
-	t.peer.Counters.AddLinkRx(t.linkPackets, t.linkBytes)
-	if t.vpnPackets > 0 {
-		t.peer.Counters.AddVPNRx(t.vpnPackets, t.vpnBytes)
-		c.rxPackets.Add(t.vpnPackets)
-		c.rxBytes.Add(t.vpnBytes)
+	t.peer.Counters.AddLinkRx(t.packets, t.bytes)
+	written := r.coalesce.Stats()
+	if n := written.Packets - r.written.Packets; n > 0 {
+		bytes := written.Bytes - r.written.Bytes
+		t.peer.Counters.AddVPNRx(n, bytes)
+		c.rxPackets.Add(n)
+		c.rxBytes.Add(bytes)
+		c.tunWrites.Store(written.Writes)
 	}
+	r.written = written
 	*t = tally{}
 }
 

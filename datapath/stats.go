@@ -12,6 +12,7 @@ const (
 	DropNoPeer                           // no peer for the destination's next hop
 	DropNoKey                            // the peer's primary slot is empty
 	DropExhausted                        // the primary key has no packet ids left
+	DropTooLong                          // longer than a datagram can carry
 	DropNoTransport                      // no binding, or a remote of a family the socket can't reach
 	DropSend                             // the kernel refused it (netfilter), or the connection is busy
 	// Receive.
@@ -31,7 +32,7 @@ const (
 // String returns the reason as a metric label.
 func (r DropReason) String() string {
 	return [numDropReasons]string{
-		"malformed-frame", "no-peer", "no-key", "exhausted", "no-transport", "send",
+		"malformed-frame", "no-peer", "no-key", "exhausted", "too-long", "no-transport", "send",
 		"runt", "opcode", "unknown-peer", "unknown-key", "authentication", "replay", "inner",
 		"reverse-path", "client", "link",
 	}[r]

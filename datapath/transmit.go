@@ -25,6 +25,10 @@ type transmitter struct {
 	send  sendBuffer
 }
 
+// maxInner is the longest inner packet in bytes that fits a datagram or a frame. The interface's MTU is never that
+// large, unless it was changed by somebody who took it for an ordinary TUN device.
+const maxInner = maxUDPPayload - crypto.Overhead - framePrefix
+
 // batch is what leaves for one peer in one system call: over UDP datagrams, all stride bytes long but perhaps the
 // last; over TCP frames of any length.
 type batch struct {
@@ -84,6 +88,11 @@ func (t *transmitter) transmit(frame []byte) {
 	binding := p.Binding()
 	if !tr.reaches(binding) {
 		d.counters.drop(DropNoTransport, n)
+		p.Counters.AddVPNTx(uint64(n), t.skip())
+		return
+	}
+	if t.split.SegmentSize() > maxInner {
+		d.counters.drop(DropTooLong, n)
 		p.Counters.AddVPNTx(uint64(n), t.skip())
 		return
 	}

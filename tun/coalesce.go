@@ -46,6 +46,7 @@ type Coalescer struct {
 // CoalescerStats counts what a Coalescer has handed to its queue since it was made.
 type CoalescerStats struct {
 	Packets uint64 // packets that the queue took
+	Bytes   uint64 // their lengths, each with headers of its own
 	Writes  uint64 // writes that carried them
 }
 
@@ -92,7 +93,7 @@ func (c *Coalescer) Commit() (dropped int) {
 		copy(p, c.aside[:h])
 	}
 	if s.kind == segmentOther || s.closes || !s.intact(p) {
-		c.deliver(c.buf[c.at-VnetHdrLen:c.at+c.n], &VnetHdr{}, 1)
+		c.deliver(c.buf[c.at-VnetHdrLen:c.at+c.n], &VnetHdr{}, 1, c.n)
 		return c.takeDropped()
 	}
 	if c.at != VnetHdrLen {
@@ -140,20 +141,22 @@ func (c *Coalescer) write() {
 		vnet = c.flow.seal(frame[VnetHdrLen:])
 	}
 	packets := c.flow.packets
+	bytes := len(frame) - VnetHdrLen + (packets-1)*c.flow.header
 	c.end, c.flow.packets, c.flow.header = VnetHdrLen, 0, 0
-	c.deliver(frame, &vnet, packets)
+	c.deliver(frame, &vnet, packets, bytes)
 }
 
-// deliver writes a frame of one or more packets.
+// deliver writes a frame of one or more packets, which are bytes long on their own.
 //
 // A kernel may refuse super-frames although it supports them: Linux 6.6.44 and other stable releases
 // of that summer answered EINVAL to valid ones. The packets then go one by one.
-func (c *Coalescer) deliver(frame []byte, vnet *VnetHdr, packets int) {
+func (c *Coalescer) deliver(frame []byte, vnet *VnetHdr, packets, bytes int) {
 	vnet.Encode(frame)
 	_, err := c.queue.Write(frame)
 	switch {
 	case err == nil:
 		c.stats.Packets += uint64(packets)
+		c.stats.Bytes += uint64(bytes)
 		c.stats.Writes++
 	case packets > 1 && err == unix.EINVAL && c.split.Reset(frame) == nil:
 		c.deliverApart(frame)
@@ -171,7 +174,7 @@ func (c *Coalescer) deliverApart(frame []byte) {
 		if !ok {
 			return
 		}
-		c.deliver(frame[at:at+VnetHdrLen+len(p)], &VnetHdr{}, 1)
+		c.deliver(frame[at:at+VnetHdrLen+len(p)], &VnetHdr{}, 1, len(p))
 		at += c.split.size
 	}
 }

@@ -254,8 +254,8 @@ func TestCoalesceCountsRefusedPackets(t *testing.T) {
 		if dropped == 0 || arrived == 0 || dropped+arrived != packets {
 			t.Errorf("%d dropped and %d arrived of %d", dropped, arrived, packets)
 		}
-		if got := c.Stats().Packets; got != uint64(arrived) {
-			t.Errorf("Stats counts %d packets, %d arrived", got, arrived)
+		if got := c.Stats(); got.Packets != uint64(arrived) || got.Bytes != uint64(arrived*len(packet)) {
+			t.Errorf("Stats counts %d packets of %d bytes in all, %d of %d each arrived", got.Packets, got.Bytes, arrived, len(packet))
 		}
 	})
 	t.Run("queue closed", func(t *testing.T) {
