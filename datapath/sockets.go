@@ -116,6 +116,30 @@ func (s *Sockets) isTCPClient(socket *os.File) bool {
 	return s.tcp[cookie] != nil
 }
 
+// HasConnections reports whether any client's connection is replaced at the moment. It is cheap.
+func (s *Sockets) HasConnections() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tcp) > 0
+}
+
+// Connection returns a duplicate of the TCP connection in whose place a client holds the socket with the given
+// cookie; false if there is none. The caller closes it soon: the connection ends no earlier.
+func (s *Sockets) Connection(cookie uint64) (*os.File, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.tcp[cookie]
+	if c == nil || c.cookies[1] != cookie {
+		return nil, false
+	}
+	fd, err := unix.FcntlInt(uintptr(c.stream.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		s.log.Warn("duplicate a client's connection", "err", err)
+		return nil, false
+	}
+	return os.NewFile(uintptr(fd), "connection of a client"), true
+}
+
 // attach returns d's socket beside the client's socket, made on first use. Every call is to be paired
 // with release.
 func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {

@@ -1,9 +1,11 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +18,8 @@ const (
 	clientQueue = 1 << 20
 	// maxClientRecord is the longest record that the client may send (kernel: 1 + 17 pages of 4 KiB).
 	maxClientRecord = 73728
+	// orphanTimeout is how long the other side may take to accept what a client sent before it closed.
+	orphanTimeout = 10 * time.Second
 )
 
 // tcpConn is a client's TCP connection that carries one peer's packets.
@@ -161,6 +165,7 @@ func (s *Sockets) releaseTCP(c *tcpConn) {
 }
 
 func (c *tcpConn) closeDescriptors() {
+	c.dontLinger()
 	for _, src := range []*source{&c.stream, &c.client} {
 		c.dev.worker.unpoll(src)
 		if src.fd >= 0 {
@@ -170,6 +175,17 @@ func (c *tcpConn) closeDescriptors() {
 	}
 	if c.ns != nil {
 		c.ns.Close()
+	}
+}
+
+// dontLinger has the close happen in the background if the client asked for one that waits: it is the worker that
+// would wait. One that resets the connection does not.
+func (c *tcpConn) dontLinger() {
+	linger, err := unix.GetsockoptUint64(c.stream.fd, unix.SOL_SOCKET, unix.SO_LINGER)
+	var raw [8]byte // struct linger
+	binary.NativeEndian.PutUint64(raw[:], linger)
+	if err == nil && binary.NativeEndian.Uint32(raw[:4]) != 0 && binary.NativeEndian.Uint32(raw[4:]) != 0 {
+		_ = unix.SetsockoptLinger(c.stream.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 	}
 }
 
@@ -224,6 +240,7 @@ func (c *tcpConn) free() bool {
 	}
 	n, err := c.send(c.out)
 	if err != nil {
+		c.out = nil // nor will anything else get through
 		c.fail()
 		return false
 	}
@@ -233,7 +250,7 @@ func (c *tcpConn) free() bool {
 
 // drained is called when the connection has room again.
 func (c *tcpConn) drained() {
-	if c.free() && c.held {
+	if (c.free() || c.failed) && c.held {
 		c.held = false
 		c.dev.worker.markReadable(&c.client)
 	}
@@ -244,8 +261,11 @@ func (c *tcpConn) drained() {
 func (c *tcpConn) forward(w *worker) (more bool) {
 	buf := w.rx.record[:]
 	for range receivesPerTurn {
-		if !c.free() {
-			c.held = !c.failed
+		if !c.free() && !c.failed {
+			c.held = true
+			if c.client.events&unix.EPOLLHUP != 0 {
+				c.orphan()
+			}
 			return false
 		}
 		n, _, flags, _, err := unix.Recvmsg(c.client.fd, buf, nil, unix.MSG_DONTWAIT)
@@ -253,6 +273,9 @@ func (c *tcpConn) forward(w *worker) (more bool) {
 		case err == unix.EAGAIN:
 			return false
 		case err == unix.EINTR:
+			continue
+		case err == nil && n == 0 && c.client.events&(unix.EPOLLHUP|unix.EPOLLRDHUP) == 0:
+			// An empty record: to a connection, nothing. Should it be the end, an event is on its way.
 			continue
 		case err != nil || n == 0:
 			c.clientEnded()
@@ -264,6 +287,15 @@ func (c *tcpConn) forward(w *worker) (more bool) {
 		c.write(buf[:n])
 	}
 	return true
+}
+
+// orphan is called when the client has closed its end and the connection is still to take what it sent before. The
+// peer goes at once (kernel behaviour), the rest as soon as it can, but not later than orphanTimeout from now.
+func (c *tcpConn) orphan() {
+	if c.peer != nil {
+		c.dev.remove(c.peer, peers.TransportDisconnect)
+	}
+	_ = unix.SetsockoptInt(c.stream.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(orphanTimeout.Milliseconds()))
 }
 
 // clientEnded is called when the client has closed its end, or will send no more.

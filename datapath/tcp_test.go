@@ -394,3 +394,132 @@ func TestTCPFailedNewPeerPutsTheDescriptorBack(t *testing.T) {
 		t.Errorf("the connection carries %q, %v", buf, err)
 	}
 }
+
+// fillUp has e send until what its only peer's connection takes is exhausted.
+func fillUp(t *testing.T, e *end) {
+	t.Helper()
+	packet := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, 1400)))
+	deadline := time.Now().Add(30 * time.Second)
+	for e.Stats().Drops[DropSend.String()] == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection never filled up")
+		}
+		for range 100 {
+			e.send(t, packet)
+		}
+	}
+}
+
+// noConnections waits until nothing is left of a client's connection.
+func noConnections(t *testing.T, sockets *Sockets) {
+	t.Helper()
+	deadline := time.Now().Add(2 * orphanTimeout)
+	for sockets.HasConnections() {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection is still held")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A client that closes while the other side does not read: the peer goes at once, and the connection does not stay
+// for ever.
+func TestTCPClientCloseWithAStuckConnection(t *testing.T) {
+	for rule, release := range map[string]func(raw *net.TCPConn){
+		"other side resets": func(raw *net.TCPConn) { raw.SetLinger(0); raw.Close() },
+		"other side reads":  func(raw *net.TCPConn) { go io.Copy(io.Discard, raw) },
+	} {
+		for _, when := range []string{"before", "after"} {
+			t.Run(rule+" "+when+" the close", func(t *testing.T) {
+				sockets := newSockets(t)
+				e := newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
+				ours, raw := connected(t)
+				own, _ := keyPair(crypto.AESGCM, 0)
+				client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+				fillUp(t, e)
+				write(t, client, controlFrame)
+				if when == "before" {
+					release(raw)
+				}
+				client.Close()
+				ev := e.event(t)
+				if ev.Reason != peers.TransportDisconnect && (when == "after" || ev.Reason != peers.TransportError) {
+					t.Errorf("event = %+v, want transport-disconnect", ev)
+				}
+				if when == "after" {
+					release(raw)
+				}
+				noConnections(t, sockets)
+			})
+		}
+	}
+}
+
+// The worker must not wait for a close.
+func TestTCPLingeringClose(t *testing.T) {
+	sockets := newSockets(t)
+	e := newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
+	ours, _ := connected(t)
+	ours.SetLinger(60)
+	own, _ := keyPair(crypto.AESGCM, 0)
+	client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+	fillUp(t, e)
+	if err := e.DeletePeer(1); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(before); took > 30*time.Second {
+		t.Errorf("closing the device took %v", took)
+	}
+	client.Close()
+}
+
+func TestTCPEmptyRecordIsNothing(t *testing.T) {
+	_, client, raw, _ := tcpPeer(t)
+	if err := withFD(client, func(fd int) error { return unix.Sendto(fd, nil, 0, nil) }); err != nil {
+		t.Fatal(err)
+	}
+	write(t, client, controlFrame)
+	if got := readFrame(t, raw); !bytes.Equal(got, controlFrame) {
+		t.Errorf("frame = %x, want %x", got, controlFrame)
+	}
+}
+
+func TestConnectionOfAClientsDescriptor(t *testing.T) {
+	sockets := newSockets(t)
+	e := newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
+	if sockets.HasConnections() {
+		t.Error("connections before there was one")
+	}
+	ours, raw := connected(t)
+	own, _ := keyPair(crypto.AESGCM, 0)
+	client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+	cookie, err := socketCookie(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, ok := sockets.Connection(cookie)
+	if !ok || !sockets.HasConnections() {
+		t.Fatal("the connection is not known")
+	}
+	defer conn.Close()
+	got, err := net.FileConn(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	if got.LocalAddr().String() != raw.RemoteAddr().String() {
+		t.Errorf("connection of %v, want %v", got.LocalAddr(), raw.RemoteAddr())
+	}
+	if _, ok := sockets.Connection(cookie + 1e6); ok {
+		t.Error("a connection by a cookie that nobody has")
+	}
+	if own, err := socketCookie(conn); err != nil {
+		t.Error(err)
+	} else if _, ok := sockets.Connection(own); ok {
+		t.Error("the connection itself is taken for the client's end")
+	}
+}
