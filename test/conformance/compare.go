@@ -145,7 +145,7 @@ func (r *Report) sequence(s *script.Sequence, kernel, ours *script.Results, kern
 		r.Problems = append(r.Problems, fmt.Sprintf("ours: %s: %s", s.Name, ours.Problem))
 	}
 	subject := r.subject(s.Name)
-	kernelMask, ourMask := newMasker(kernelRun, kernel), newMasker(ourRun, ours)
+	kernelMask, ourMask := newMasker(s, kernelRun, kernel), newMasker(s, ourRun, ours)
 	for i := range min(len(kernel.Outcomes), len(ours.Outcomes)) {
 		step := &s.Steps[i]
 		r.Steps++

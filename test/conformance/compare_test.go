@@ -24,13 +24,15 @@ var kernelSide, ourSide = side{0x22, 4711, 2}, side{1023, 815, 7}
 // fixture is a sequence of one request for the interface tun0.
 func fixture() script.Sequence {
 	w := &writer{Sequence: script.Sequence{Name: "fixture (plain)"}}
+	w.netlink(control, unix.NETLINK_GENERIC)
+	w.find("tun0")
 	w.check("tun0", 1)
 	return w.Sequence
 }
 
 // run makes the transcript of a run of the fixture in which the step was answered by datagrams.
 func (s side) run(answers func(s side, sent []byte) []script.Datagram) *script.Transcript {
-	step := fixture().Steps[0]
+	step := fixture().Steps[2]
 	sent := slices.Clone([]byte(step.Data))
 	binary.NativeEndian.PutUint16(sent[4:], s.family)
 	binary.NativeEndian.PutUint32(sent[24:], s.ifindex)
@@ -39,7 +41,7 @@ func (s side) run(answers func(s side, sent []byte) []script.Datagram) *script.T
 		Sequences: []script.Results{{
 			Name: "fixture (plain)", Ports: map[string]uint32{control: s.port},
 			Interfaces: map[string][]uint32{"tun0": {s.ifindex}},
-			Outcomes:   []script.Outcome{{Sent: sent, Received: answers(s, sent)}},
+			Outcomes:   []script.Outcome{{}, {}, {Sent: sent, Received: answers(s, sent)}},
 		}},
 	}
 }

@@ -15,8 +15,8 @@ import (
 const (
 	maskedFamily  = 0xfafa
 	maskedGroup   = 0xfafafafa
-	maskedPort    = 0xf0f00000 // plus the number of the socket
-	maskedIfindex = 0xfdfd0000 // plus the number of the interface
+	maskedPort    = 0xf0f00000 // plus the number of the step that opens the socket
+	maskedIfindex = 0xfdfd0000 // plus the number of the last step that finds the interface
 )
 
 // masker replaces numbers in the datagrams of one sequence of a run.
@@ -27,26 +27,21 @@ type masker struct {
 	links  map[uint32]uint32
 }
 
-func newMasker(run *script.Transcript, r *script.Results) *masker {
+// newMasker makes the masker for the results of s in a run. Sockets and interfaces are numbered as they come in the
+// sequence, which is the same on both sides even where one side lacks some.
+func newMasker(s *script.Sequence, run *script.Transcript, r *script.Results) *masker {
 	m := &masker{family: run.Family, group: run.Group, ports: map[uint32]uint32{}, links: map[uint32]uint32{}}
-	for i, name := range sortedKeys(r.Ports) {
-		m.ports[r.Ports[name]] = maskedPort + uint32(i)
-	}
-	for i, name := range sortedKeys(r.Interfaces) {
-		for _, index := range r.Interfaces[name] {
-			m.links[index] = maskedIfindex + uint32(i)
+	for i, step := range s.Steps {
+		switch step.Action {
+		case script.Netlink:
+			m.ports[r.Ports[step.On]] = maskedPort + uint32(i)
+		case script.Interface:
+			for _, index := range r.Interfaces[step.On] {
+				m.links[index] = maskedIfindex + uint32(i)
+			}
 		}
 	}
 	return m
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 var ne = binary.NativeEndian

@@ -32,6 +32,7 @@ func (s *Summary) rows() []row {
 	rows := []row{
 		{what: "requests", count: s.Requests},
 		{what: "answered identically", count: s.Identical},
+		{what: "other system calls compared", count: s.Steps - s.Requests},
 		{what: "different, unexplained", count: different},
 	}
 	for i := range Deliberate {
@@ -77,7 +78,7 @@ func (s *Summary) Document() string {
 	line("Kernel: %s. Host of the program: %s. %d sequences are written, %d are random (seed %d).",
 		s.Kernel, s.Host, s.Written, s.Random, s.Seed)
 	line("")
-	line("| | requests |")
+	line("| | |")
 	line("|---|--:|")
 	for _, r := range s.rows() {
 		line("| %s | %d |", r.what, r.count)

@@ -28,6 +28,9 @@ func BuildRunner(ctx context.Context, dir string) (string, error) {
 	return path, nil
 }
 
+// patience is how long a run may take on either side. An emulated machine that others leave little time takes long.
+const patience = 10 * time.Minute
+
 // AskKernel carries out sequences in the virtual machine, where the module answers, with one boot.
 func AskKernel(ctx context.Context, machine *oracle.Machine, runner string, sequences []script.Sequence) (*script.Transcript, error) {
 	program, err := os.ReadFile(runner)
@@ -42,7 +45,7 @@ func AskKernel(ctx context.Context, machine *oracle.Machine, runner string, sequ
 		"run":            []byte("#!/bin/sh\nexec /job/runner /job/sequences.json /out/transcript.json\n"),
 		"runner":         program,
 		"sequences.json": questions,
-	}})
+	}, Timeout: patience})
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +64,6 @@ func AskKernel(ctx context.Context, machine *oracle.Machine, runner string, sequ
 
 // AskUs carries out sequences under "program exec".
 func AskUs(ctx context.Context, program, runner string, sequences []script.Sequence) (_ *script.Transcript, err error) {
-	const patience = 5 * time.Minute
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "ovpn-go-conformance-")

@@ -39,7 +39,7 @@ func run(ctx context.Context) (good bool, err error) {
 	program := flag.String("program", "bin/ovpn-go", "the program to compare with the kernel")
 	document := flag.String("document", "", "write the report to this file")
 	seed := flag.Uint64("seed", 1, "for the random sequences")
-	random := flag.Int("random", 60, "number of random sequences")
+	random := flag.Int("random", 100, "number of random sequences")
 	keep := flag.String("keep", "", "keep transcripts in this folder; the kernel's is used again if it is there")
 	script := flag.String("build", "test/oracle/build.sh", "the script that builds the virtual machine")
 	flag.Parse()
