@@ -20,9 +20,14 @@ type dump struct {
 	count int
 	build func(i int) []byte
 	check func() *requestError
+	// list, unless nil, finds out count and build. The kernel does so for every datagram and goes on behind as many
+	// messages as it has given, whatever they were. Here the second list is the last, so that a long dump does not take
+	// a square of the time: what comes between the first two is the rest of the client's own datagram.
+	list  func()
+	lists int
 
 	next    int
-	pending []byte // the datagram to deliver next
+	pending []byte // the datagram to deliver next, nil if it is not made yet
 	ended   bool   // pending is the last one
 	resumed bool   // a goroutine delivers the rest
 }
@@ -36,10 +41,12 @@ func (r *request) peerDump() *dump {
 		d.check = func() *requestError { return refusal }
 		return d
 	}
-	infos := r.device.Peers()
 	ns := newNamespaceIDs(r.socket.ns)
-	d.count = len(infos)
-	d.build = func(i int) []byte { return r.peerReply(&infos[i], unix.NLM_F_MULTI, ns) }
+	d.list = func() {
+		infos := r.device.Peers()
+		d.count = len(infos)
+		d.build = func(i int) []byte { return r.peerReply(&infos[i], unix.NLM_F_MULTI, ns) }
+	}
 	d.check = func() *requestError {
 		select {
 		case <-r.device.Done():
@@ -59,7 +66,10 @@ func (d *dump) step(opt ackOptions) {
 			return
 		}
 	}
-	d.pending = nil
+	if d.list != nil && d.lists < 2 {
+		d.list()
+		d.lists++
+	}
 	for d.next < d.count {
 		msg := d.build(d.next)
 		if len(d.pending) > 0 && len(d.pending)+len(msg) > maxDumpDatagram {
@@ -85,22 +95,22 @@ func (g *GenericSocket) startDump(d *dump) {
 	g.dumpMu.Lock()
 	defer g.dumpMu.Unlock()
 	g.dump = d
-	d.step(g.ackOptions())
 	g.advanceDump()
 }
 
-// advanceDump delivers the pending datagram and prepares the next. It returns false if there is no room. dumpMu
-// is held.
+// advanceDump makes and delivers the next datagram. It returns false if there is no room. dumpMu is held.
 func (g *GenericSocket) advanceDump() bool {
 	d := g.dump
+	if d.pending == nil {
+		d.step(g.ackOptions())
+	}
 	if g.tryPost(d.pending) != nil {
 		return false
 	}
+	d.pending = nil
 	if d.ended {
 		g.dump = nil
-		return true
 	}
-	d.step(g.ackOptions())
 	return true
 }
 

@@ -152,6 +152,23 @@ func TestDumpWhileDumping(t *testing.T) {
 	dumped(t, c.ask(dump))
 }
 
+// TestDumpGoesOnByCount: after the first datagram a dump goes on behind as many peers as it has given, of those that
+// there are then. So one is missed when another has been deleted meanwhile.
+func TestDumpGoesOnByCount(t *testing.T) {
+	s := testServer(t)
+	crowd(t, s, 25)
+	c := newClient(t, s)
+	dump := message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex))
+	deletion := message(cmdPeerDel, unix.NLM_F_REQUEST, f32(attrIfindex, testIfindex), fnest(attrPeer, f32(peerID, 0)))
+	ids, _ := dumped(t, c.ask(append(dump, deletion...)))
+	if len(ids) != 2 || len(ids[0]) != 23 {
+		t.Fatalf("peers by datagram are %v", ids)
+	}
+	if diff := cmp.Diff([]uint32{24}, ids[1]); diff != "" {
+		t.Errorf("second datagram (-want +got):\n%s", diff)
+	}
+}
+
 // TestDumpWaitsForRoom: a client that does not read loses nothing of a dump, unlike other answers.
 func TestDumpWaitsForRoom(t *testing.T) {
 	s := testServer(t)
