@@ -78,5 +78,14 @@ func longDumps(p profile) *writer {
 	w.sendAs(script.Unread, "a dump that is not read", control, again)
 	w.send(secondDump, control, again)
 	w.on("tun0", "do after a dump", peerGet, peer(u32(peerID, 0)))
+	for i := range uint32(4) {
+		gone, back := i*i*31&0xffffff, 500+i
+		w.send("peers deleted behind a dump", control, again, request(peerDel, ifindexOf("tun0"), peer(u32(peerID, gone))))
+		w.send("peers made behind a dump", control, again, request(peerNew, ifindexOf("tun0"), peer(u32(peerID, back),
+			addr(peerRemote4, "127.0.0.1"), be16(peerPort, 9), fdOf(peerSocket, "udp"), addr(peerVPN4, fmt.Sprintf("10.9.0.%d", i+1)))))
+		w.send("peers changed behind a dump", control, again,
+			request(peerSet, ifindexOf("tun0"), peer(u32(peerID, 31*100&0xffffff), u32(peerTxID, i))),
+			request(peerSet, ifindexOf("tun0"), peer(u32(peerID, back), u32(peerTxID, i))))
+	}
 	return w
 }
