@@ -23,13 +23,20 @@ func (w window) contains(fd int) bool {
 	return fd >= int(w.lo) && fd < int(w.hi)
 }
 
-// socketCalls are notified when their first argument lies in the window.
-var socketCalls = []uint32{
-	unix.SYS_CONNECT,
+// anyDescriptorCalls are notified whatever their arguments. bind announces transport sockets to the
+// datapath; the others may ask about a descriptor that has replaced a connection, whose number is the
+// client's own choice. They are rare, and none of them moves data.
+var anyDescriptorCalls = []uint32{
+	unix.SYS_BIND,
 	unix.SYS_GETSOCKNAME,
 	unix.SYS_GETPEERNAME,
 	unix.SYS_SETSOCKOPT,
 	unix.SYS_GETSOCKOPT,
+}
+
+// socketCalls are notified when their first argument lies in the window.
+var socketCalls = []uint32{
+	unix.SYS_CONNECT,
 	unix.SYS_SENDTO,
 	unix.SYS_SENDMSG,
 	unix.SYS_SENDMMSG,
@@ -41,7 +48,7 @@ var socketCalls = []uint32{
 //
 //   - system calls of another architecture pass;
 //   - socket is notified for AF_NETLINK with the generic or the route protocol;
-//   - bind is always notified, as transport sockets are announced to the datapath;
+//   - anyDescriptorCalls are always notified;
 //   - socketCalls are notified within the window;
 //   - everything else passes.
 func filterProgram(w window) ([]bpf.RawInstruction, error) {
@@ -54,8 +61,13 @@ func filterProgram(w window) ([]bpf.RawInstruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
 		bpf.RetConstant{Val: allow},
 		bpf.LoadAbsolute{Off: dataNR, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_BIND, SkipTrue: 1},
-		bpf.RetConstant{Val: notify},
+	}
+	for _, nr := range anyDescriptorCalls {
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1},
+			bpf.RetConstant{Val: notify})
+	}
+	program = append(program,
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SOCKET, SkipTrue: 7},
 		bpf.LoadAbsolute{Off: dataArgs, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.AF_NETLINK, SkipTrue: 4},
@@ -64,7 +76,7 @@ func filterProgram(w window) ([]bpf.RawInstruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.NETLINK_ROUTE, SkipTrue: 1},
 		bpf.RetConstant{Val: notify},
 		bpf.RetConstant{Val: allow},
-	}
+	)
 	for i, nr := range socketCalls {
 		// A match skips the comparisons that follow and the return behind them.
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: nr, SkipTrue: uint8(len(socketCalls) - i)})

@@ -60,12 +60,12 @@ type outcome struct {
 }
 
 // underSupervisor runs a command with this process as the supervisor.
-func underSupervisor(t *testing.T, s server, change func(*options), command ...string) outcome {
+func underSupervisor(t testing.TB, s server, change func(*options), command ...string) outcome {
 	t.Helper()
 	return superviseUntil(t, t.Context(), s, change, command...)
 }
 
-func superviseUntil(t *testing.T, ctx context.Context, s server, change func(*options), command ...string) outcome {
+func superviseUntil(t testing.TB, ctx context.Context, s server, change func(*options), command ...string) outcome {
 	t.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -107,7 +107,7 @@ func mustSucceed(t *testing.T, s server, command ...string) string {
 	return o.output
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("%s", b)

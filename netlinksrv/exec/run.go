@@ -16,7 +16,8 @@ type Options struct {
 	// Server answers the client's netlink sockets. It stays the caller's, and is best closed after
 	// Run has returned: the client then deletes its links as it likes.
 	Server *netlinksrv.Server
-	// Sockets are told when a client is about to bind an address; nil if nobody cares.
+	// Sockets are told when a client is about to bind an address, and know the connections whose place the
+	// client's descriptors have taken; nil if there is nothing of the kind.
 	Sockets *datapath.Sockets
 	// Logger receives what goes wrong with a client's sockets; nil discards it.
 	Logger *slog.Logger
@@ -53,6 +54,7 @@ func Run(ctx context.Context, o Options) (Status, error) {
 	}
 	if o.Sockets != nil {
 		inner.beforeBind = o.Sockets.BeforeBind
+		inner.connections = o.Sockets
 	}
 	return run(ctx, inner, realServer{o.Server})
 }

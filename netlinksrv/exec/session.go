@@ -16,12 +16,15 @@ type session struct {
 	server     server
 	logger     *slog.Logger
 	beforeBind func(ns netns.ID, port uint16)
-	listener   *listener
-	injector   injector
+	// connections is set before the first notification.
+	connections connections
+	listener    *listener
+	injector    injector
 
 	calls    sync.WaitGroup // notified calls being answered
 	sockets  sync.WaitGroup // goroutines of sockets
-	fullOnce sync.Once
+	unserved sync.Once      // guards the warning that a socket is the kernel's
+	hidden   sync.Once      // guards the warning that a client can't be looked at
 
 	mu        sync.Mutex
 	endpoints map[uint64]endpoint // guarded by mu: by the cookie of the client's end
@@ -42,7 +45,10 @@ type endpoint interface {
 }
 
 func newSession(server server, logger *slog.Logger, beforeBind func(netns.ID, uint16)) *session {
-	return &session{server: server, logger: logger, beforeBind: beforeBind, endpoints: make(map[uint64]endpoint)}
+	return &session{
+		server: server, logger: logger, beforeBind: beforeBind,
+		connections: noConnections{}, endpoints: make(map[uint64]endpoint),
+	}
 }
 
 // start must be called before the listener's first notification is passed to notified.
@@ -89,6 +95,12 @@ func (s *session) lookup(cookie uint64) endpoint {
 // notified starts answering a notification. Each has a goroutine of its own, so that a slow
 // request delays nobody but the thread that made it.
 func (s *session) notified(n notification) {
+	if s.isForeign(&n) {
+		if err := s.listener.continues(n.id); err != nil {
+			s.logger.Error("answer a client's system call", "error", err)
+		}
+		return
+	}
 	s.calls.Add(1)
 	go func() {
 		defer s.calls.Done()
@@ -110,6 +122,12 @@ func (s *session) notified(n notification) {
 		}
 		s.socketCall(c)
 	}()
+}
+
+// isForeign reports whether a call, which is notified for every descriptor, can't be about one of ours. That takes
+// no look at the client, and no goroutine: most of these calls are such.
+func (s *session) isForeign(n *notification) bool {
+	return asks(int(n.nr)) && !s.injector.window.contains(int(int32(n.args[0]))) && !s.connections.HasConnections()
 }
 
 // socket answers socket(AF_NETLINK, ...).
@@ -135,7 +153,7 @@ func (s *session) socket(c *call, n notification) {
 	case err == nil, !c.task.alive():
 	case errors.Is(err, errWindowFull), errors.Is(err, unix.EBADF), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		// The client then has a socket of the kernel's, where only ours is missing.
-		s.fullOnce.Do(func() {
+		s.unserved.Do(func() {
 			s.logger.Warn("a netlink socket of the client is not served", "error", err, "pid", c.task.PID())
 		})
 		c.continues()
@@ -195,7 +213,7 @@ func (s *session) announceBind(c *call, address []byte) {
 func (s *session) socketCall(c *call) {
 	fd, err := c.task.take(c.fd())
 	if err != nil {
-		if !errors.Is(err, unix.EBADF) && c.task.alive() {
+		if !errors.Is(err, unix.EBADF) && s.injector.window.contains(c.fd()) && c.task.alive() {
 			s.logger.Warn("look at a descriptor of the client", "error", err, "pid", c.task.PID())
 		}
 		c.continues()
@@ -210,6 +228,13 @@ func (s *session) socketCall(c *call) {
 	if e := s.lookup(cookie); e != nil {
 		s.endpointCall(c, e, fd)
 		return
+	}
+	if asks(c.nr) {
+		if conn, ok := s.connections.Connection(cookie); ok {
+			c.connectionCall(conn)
+			conn.Close()
+			return
+		}
 	}
 	if c.sends() && isRoute(fd) {
 		s.sendRoute(c, fd)

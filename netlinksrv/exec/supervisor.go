@@ -26,7 +26,9 @@ type options struct {
 	args       []string
 	logger     *slog.Logger
 	beforeBind func(ns netns.ID, port uint16)
-	stdio      [3]uintptr // what the client gets as 0, 1, 2
+	// connections are those that the server's answers may put pairs in place of; nil if there are none.
+	connections connections
+	stdio       [3]uintptr // what the client gets as 0, 1, 2
 	// dropInherited closes the descriptors that the client inherits from us in ourselves.
 	dropInherited bool
 	// started is called with the client's pid and the guard's.
@@ -69,6 +71,9 @@ func run(ctx context.Context, o options, server server) (Status, error) {
 		return s.status, err
 	}
 	s.session = newSession(server, o.logger, o.beforeBind)
+	if o.connections != nil {
+		s.session.connections = o.connections
+	}
 	s.supervise(ctx, signals)
 	s.finish(others)
 	return s.status, s.failure

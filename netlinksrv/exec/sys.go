@@ -110,6 +110,18 @@ func writeProcess(tid int, src []byte, address uint64) (int, error) {
 	return unix.ProcessVMWritev(tid, local, []unix.RemoteIovec{{Base: uintptr(address), Len: len(src)}}, 0)
 }
 
+// nameOfSocket is getsockname, or getpeername, with the address as it lies in memory.
+func nameOfSocket(fd int, peer bool) ([]byte, error) {
+	nr := uintptr(unix.SYS_GETSOCKNAME)
+	if peer {
+		nr = unix.SYS_GETPEERNAME
+	}
+	var name [128]byte // struct sockaddr_storage
+	length := uint32(len(name))
+	_, _, errno := unix.Syscall(nr, uintptr(fd), uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(&length)))
+	return name[:min(int(length), len(name))], ok(errno)
+}
+
 // socketOptionBytes is getsockopt with a buffer of size bytes. What it returns is as long as the
 // kernel says, zeroes included where that exceeds the buffer.
 func socketOptionBytes(fd, level, name, size int) ([]byte, error) {
