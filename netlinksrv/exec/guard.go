@@ -271,18 +271,19 @@ func (g *guard) signal(s unix.Signal) {
 }
 
 // sweep kills until the process ends because reap found nothing left. Each round takes one
-// generation; the next one is ours when its parent is gone.
+// generation; the next one is ours when its parent is gone. As long as it finds something it does
+// not pause: a client that forks and ends over and over must not slip through.
 func (g *guard) sweep() {
 	for {
 		g.mu.Lock()
 		pids, err := children()
-		if err == nil {
-			for _, pid := range pids {
-				unix.Kill(pid, unix.SIGKILL)
-			}
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGKILL)
 		}
 		g.mu.Unlock()
-		time.Sleep(time.Millisecond)
+		if err != nil || len(pids) == 0 {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 

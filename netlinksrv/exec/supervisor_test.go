@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	osexec "os/exec"
@@ -91,6 +92,36 @@ func TestSurroundingsPassThrough(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, read("supervised")); diff != "" {
 		t.Errorf("surroundings differ (-direct +supervised):\n%s", diff)
+	}
+}
+
+// A pipe that only the client has got ends when the client closes it.
+func TestInheritedDescriptorsAreTheClientsAlone(t *testing.T) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	gate, open, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	argv := roleCommand("supervise", "sh", "-c", "echo written >&3; exec 3>&-; read line; exit 3")
+	cmd := osexec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = []*os.File{write}
+	cmd.Stdin = gate
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	if b, err := io.ReadAll(read); err != nil || string(b) != "written\n" {
+		t.Errorf("read %q, %v", b, err)
+	}
+	open.Close() // lets the client end
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 3 {
+		t.Errorf("exit status %d", code)
 	}
 }
 
@@ -245,6 +276,7 @@ type supervised struct {
 	t                         *testing.T
 	cmd                       *osexec.Cmd
 	lines                     *bufio.Scanner
+	early                     []string // lines to be returned before those that follow
 	supervisor, guard, client int
 }
 
@@ -263,16 +295,34 @@ func startSupervised(t *testing.T, role string) *supervised {
 		t.Fatal(err)
 	}
 	s := &supervised{t: t, cmd: cmd, lines: bufio.NewScanner(out), supervisor: cmd.Process.Pid}
-	t.Cleanup(func() { cmd.Process.Kill() })
+	timeout := time.AfterFunc(time.Minute, func() {
+		t.Error("supervisor takes too long")
+		cmd.Process.Kill()
+	})
+	t.Cleanup(func() {
+		timeout.Stop()
+		cmd.Process.Kill()
+	})
+	// The client may have said something before the supervisor heard that it runs.
+	var early []string
 	for s.client == 0 {
-		fmt.Sscanf(s.line(), "client %d guard %d", &s.client, &s.guard)
+		line := s.line()
+		if n, _ := fmt.Sscanf(line, "client %d guard %d", &s.client, &s.guard); n == 0 {
+			early = append(early, line)
+		}
 	}
+	s.early = early
 	return s
 }
 
 // line returns the next line of output.
 func (s *supervised) line() string {
 	s.t.Helper()
+	if len(s.early) > 0 {
+		line := s.early[0]
+		s.early = s.early[1:]
+		return line
+	}
 	if !s.lines.Scan() {
 		s.t.Fatal("no more output")
 	}
@@ -290,11 +340,6 @@ func (s *supervised) expectLine(want string) {
 // wait returns how the supervisor ended.
 func (s *supervised) wait() Status {
 	s.t.Helper()
-	timeout := time.AfterFunc(30*time.Second, func() {
-		s.t.Error("supervisor does not end")
-		s.cmd.Process.Kill()
-	})
-	defer timeout.Stop()
 	for s.lines.Scan() {
 	}
 	s.cmd.Wait()
