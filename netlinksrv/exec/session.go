@@ -214,8 +214,11 @@ func (s *session) socketCall(c *call) {
 	fd, err := c.task.take(c.fd())
 	if err != nil {
 		if !errors.Is(err, unix.EBADF) && s.injector.window.contains(c.fd()) && c.task.alive() {
-			s.logger.Warn("look at a descriptor of the client", "error", err, "pid", c.task.PID())
+			s.hidden.Do(func() {
+				s.logger.Warn("can't look at a client's descriptors: is CAP_SYS_PTRACE missing?", "error", err, "pid", c.task.PID())
+			})
 		}
+		// Should it be one of ours, a send reaches us all the same, if a moment later.
 		c.continues()
 		return
 	}
