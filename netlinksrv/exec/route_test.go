@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	osexec "os/exec"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -401,6 +403,63 @@ func init() {
 			{"which leaves the others", func() error { return expectEvent(set, 0, unix.EPOLLIN) }},
 		}.run()
 	}
+}
+
+func init() {
+	// count prints how many links a dump has. It reads slowly, as a client may.
+	roles["count"] = func([]string) error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		if err := toKernel(fd)(linkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP, 1, 0)); err != nil {
+			return err
+		}
+		links := 0
+		buf := make([]byte, 32768)
+		for {
+			n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, buf) })
+			if err != nil {
+				return err
+			}
+			for m := range messages(buf[:n]) {
+				switch messageType(m) {
+				case unix.RTM_NEWLINK:
+					links++
+				case unix.NLMSG_DONE:
+					fmt.Println(links)
+					return expectEmpty(fd)
+				}
+			}
+		}
+	}
+}
+
+// What has no room at the client's end waits with the kernel.
+func TestDumpLargerThanThePair(t *testing.T) {
+	requireTool(t, "ip")
+	defer func(size int) { pairBuffer = size }(pairBuffer)
+	pairBuffer = 8192
+	inNewNamespace(t, func() {
+		const bridges = 150
+		var batch strings.Builder
+		for i := range bridges {
+			fmt.Fprintf(&batch, "link add br%d type bridge\n", i)
+		}
+		ip := osexec.Command("ip", "-batch", "-")
+		ip.Stdin = strings.NewReader(batch.String())
+		if out, err := ip.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+			return
+		}
+		relayed := false
+		s := routeServer()
+		s.rewrite = func(_ netns.ID, datagram []byte) []byte { relayed = true; return datagram }
+		o := underSupervisor(t, s, nil, roleCommand("count")...)
+		if want := fmt.Sprintln(bridges + 1); o.output != want || !relayed {
+			t.Errorf("%v links, want %s", o, want)
+		}
+	})
 }
 
 // inNewNamespace runs a test's body on a thread in a network namespace of its own.
