@@ -138,11 +138,16 @@ func Compare(sequences []script.Sequence, kernel, ours *script.Transcript) *Repo
 }
 
 func (r *Report) sequence(s *script.Sequence, kernel, ours *script.Results, kernelRun, ourRun *script.Transcript) {
-	if kernel.Problem != "" {
-		r.Problems = append(r.Problems, fmt.Sprintf("kernel: %s: %s", s.Name, kernel.Problem))
-	}
-	if ours.Problem != "" {
-		r.Problems = append(r.Problems, fmt.Sprintf("ours: %s: %s", s.Name, ours.Problem))
+	for _, side := range []struct {
+		name    string
+		results *script.Results
+	}{{"kernel", kernel}, {"ours", ours}} {
+		switch problem := side.results.Problem; {
+		case problem != "":
+			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s: %s", side.name, s.Name, problem))
+		case side.results.Name != s.Name, len(side.results.Outcomes) != len(s.Steps):
+			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s: the record is of something else", side.name, s.Name))
+		}
 	}
 	subject := r.subject(s.Name)
 	kernelMask, ourMask := newMasker(s, kernelRun, kernel), newMasker(s, ourRun, ours)

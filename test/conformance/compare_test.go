@@ -138,6 +138,28 @@ func TestCompareFinds(t *testing.T) {
 	}
 }
 
+func TestCompareRefusesAnotherRecord(t *testing.T) {
+	good := refuse(unix.ENOENT, "text")
+	kernel, ours := kernelSide.run(good), ourSide.run(good)
+	for name, spoil := range map[string]func(*script.Results){
+		"another sequence": func(r *script.Results) { r.Name = "other" },
+		"fewer steps":      func(r *script.Results) { r.Outcomes = r.Outcomes[:1] },
+		"an early end":     func(r *script.Results) { r.Problem = "unshare: operation not permitted" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			spoiled := *ours
+			spoiled.Sequences = slices.Clone(ours.Sequences)
+			spoil(&spoiled.Sequences[0])
+			if report := Compare([]script.Sequence{fixture()}, kernel, &spoiled); len(report.Problems) != 1 {
+				t.Errorf("problems are %q", report.Problems)
+			}
+		})
+	}
+	if report := Compare([]script.Sequence{fixture()}, kernel, &script.Transcript{}); len(report.Problems) != 1 {
+		t.Errorf("problems of an empty record are %q", report.Problems)
+	}
+}
+
 func TestDifferenceShowsBothSides(t *testing.T) {
 	report := compare(t, refuse(unix.ENOENT, "one"), refuse(unix.EINVAL, "two"))
 	shown := report.Differences[0].String()
