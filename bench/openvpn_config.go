@@ -41,6 +41,9 @@ type ServerOptions struct {
 	Options
 	// Port is the transport's port, 1194 if zero.
 	Port int
+	// Listen are the listeners if there are several, as the option local takes them, such as "10.9.0.1 1194 udp".
+	// The transport chosen otherwise and Port then do not matter.
+	Listen []string
 	// Pool4 and Pool6 are the networks inside the tunnel; 10.8.0.0/24 and no IPv6 if invalid.
 	Pool4, Pool6 netip.Prefix
 	// Clients maps a client's common name to the lines of its client-config-dir file.
@@ -72,9 +75,13 @@ func (o ServerOptions) lines() []string {
 	lines := []string{
 		fmt.Sprintf("server %s %s", pool.Masked().Addr(), mask4(pool.Bits())),
 		"topology subnet",
-		fmt.Sprintf("port %d", o.port()),
-		"proto " + o.protocol("server"),
 		"dh none",
+	}
+	if len(o.Listen) == 0 {
+		lines = append(lines, fmt.Sprintf("port %d", o.port()), "proto "+o.protocol("server"))
+	}
+	for _, listener := range o.Listen {
+		lines = append(lines, "local "+listener)
 	}
 	if o.Pool6.IsValid() {
 		lines = append(lines, "server-ipv6 "+o.Pool6.String())

@@ -102,9 +102,11 @@ func TestSignals(t *testing.T) {
 		{"SIGUSR1 to the client through us", unix.SIGUSR1, "client", false, false},
 		{"SIGUSR1 to the client over TCP", unix.SIGUSR1, "client", true, true},
 		{"SIGHUP to the client", unix.SIGHUP, "client", true, false},
+		{"SIGHUP to the client over TCP", unix.SIGHUP, "client", true, true},
 		{"SIGUSR1 to the server", unix.SIGUSR1, "server", true, false},
 		{"SIGUSR1 to the server over TCP", unix.SIGUSR1, "server", true, true},
 		{"SIGHUP to the server", unix.SIGHUP, "server", true, false},
+		{"SIGHUP to the server over TCP", unix.SIGHUP, "server", true, true},
 		{"SIGHUP to the server through us", unix.SIGHUP, "server", false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
