@@ -14,7 +14,7 @@ import (
 // credentials are what decides over a thread's rights in a user namespace.
 type credentials struct {
 	effective uint64 // capability set
-	euid      uint32 // in our user namespace
+	uid, euid uint32 // in our user namespace
 	userNS    namespaceID
 }
 
@@ -48,7 +48,7 @@ func parseCredentials(status []byte) (credentials, error) {
 	if _, err := fmt.Sscan(string(statusField(status, "Uid")), &uid, &euid); err != nil {
 		return credentials{}, fmt.Errorf("user ids: %w", err)
 	}
-	return credentials{effective: effective, euid: euid}, nil
+	return credentials{effective: effective, uid: uid, euid: euid}, nil
 }
 
 // userNamespace is one link of the chain from a network namespace's owner to the initial one.

@@ -29,16 +29,16 @@ func TestAdminOver(t *testing.T) {
 		chain []userNamespace
 		want  bool
 	}{
-		{"capable in the namespace", credentials{admin, 5, inner}, chain, true},
-		{"not capable in the namespace", credentials{all &^ admin, 5, inner}, chain, false},
-		{"capable in the parent", credentials{admin, 5, outer}, chain, true},
-		{"capable in the parent's parent", credentials{admin, 5, initial}, chain, true},
-		{"owner in the parent", credentials{0, 1000, outer}, chain, true},
-		{"owner, but not in the parent", credentials{0, 1000, initial}, chain, false},
-		{"owner of the parent", credentials{0, 1001, initial}, chain, true},
-		{"owner inside the namespace", credentials{0, 1000, inner}, chain, false},
-		{"capable below", credentials{all, 0, inner}, chain[1:], false},
-		{"capable elsewhere", credentials{all, 0, namespaceID{1, 9}}, chain, false},
+		{"capable in the namespace", credentials{admin, 7, 5, inner}, chain, true},
+		{"not capable in the namespace", credentials{all &^ admin, 7, 5, inner}, chain, false},
+		{"capable in the parent", credentials{admin, 7, 5, outer}, chain, true},
+		{"capable in the parent's parent", credentials{admin, 7, 5, initial}, chain, true},
+		{"owner in the parent", credentials{0, 7, 1000, outer}, chain, true},
+		{"owner, but not in the parent", credentials{0, 7, 1000, initial}, chain, false},
+		{"owner of the parent", credentials{0, 7, 1001, initial}, chain, true},
+		{"owner inside the namespace", credentials{0, 7, 1000, inner}, chain, false},
+		{"capable below", credentials{all, 7, 0, inner}, chain[1:], false},
+		{"capable elsewhere", credentials{all, 7, 0, namespaceID{1, 9}}, chain, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -64,14 +64,14 @@ func (s *session) openGeneric(c *call, n notification, r socketRequest) error {
 func (g *genericSocket) watch(cookie uint64) {
 	defer g.session.sockets.Done()
 	for {
-		datagram, pid, err := g.pair.receive()
+		datagram, from, err := g.pair.receive()
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
 				g.session.logger.Error("receive from a netlink client", "error", err)
 			}
 			break
 		}
-		t, done := processTask(pid)
+		t, done := senderTask(from)
 		t.limit = &g.opener
 		g.process(t, datagram)
 		done()

@@ -148,9 +148,9 @@ func (p *pair) grow(size int) {
 }
 
 // receive waits for a datagram that the client sent without our being notified, through a
-// duplicate below the window, and returns it with its sender's process. io.EOF's equivalent here
-// is os.ErrClosed: nobody has the client's end any more, or we have closed ours.
-func (p *pair) receive() (datagram []byte, pid int, err error) {
+// duplicate below the window, and returns it with its sender. io.EOF's equivalent here is
+// os.ErrClosed: nobody has the client's end any more, or we have closed ours.
+func (p *pair) receive() (datagram []byte, from sender, err error) {
 	var inner error
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	err = p.conn.Read(func(conn uintptr) bool {
@@ -191,7 +191,7 @@ func (p *pair) receive() (datagram []byte, pid int, err error) {
 		if errors.Is(err, unix.ECONNRESET) {
 			err = os.ErrClosed // the client closed with our datagrams unread
 		}
-		return nil, 0, err
+		return nil, sender{}, err
 	}
 	return datagram, senderOf(oob), nil
 }
@@ -212,15 +212,22 @@ func eventsOf(fd int) int16 {
 	return fds[0].Revents
 }
 
-// senderOf returns the process in a control buffer's SCM_CREDENTIALS, or 0.
-func senderOf(oob []byte) int {
+// sender is who sent a datagram: its process and its real user id, in our namespaces.
+type sender struct {
+	pid int
+	uid uint32
+}
+
+// senderOf returns what a control buffer's SCM_CREDENTIALS say.
+func senderOf(oob []byte) sender {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return 0
+		return sender{}
 	}
+	var from sender
 	for _, m := range messages {
 		if cred, err := unix.ParseUnixCredentials(&m); err == nil {
-			return int(cred.Pid)
+			from = sender{int(cred.Pid), cred.Uid}
 		}
 		if fds, err := unix.ParseUnixRights(&m); err == nil {
 			for _, fd := range fds {
@@ -228,7 +235,7 @@ func senderOf(oob []byte) int {
 			}
 		}
 	}
-	return 0
+	return from
 }
 
 // close releases our end; the client then sees an end of file. It may be called more than once.

@@ -143,14 +143,14 @@ func (r *relay) release() {
 func (r *relay) watch(cookie uint64) {
 	defer r.session.sockets.Done()
 	for {
-		datagram, pid, err := r.pair.receive()
+		datagram, from, err := r.pair.receive()
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
 				r.session.logger.Error("receive from a route client", "error", err)
 			}
 			break
 		}
-		t, done := processTask(pid)
+		t, done := senderTask(from)
 		r.sending.Lock()
 		r.unnotified(t, datagram)
 		r.sending.Unlock()

@@ -114,7 +114,7 @@ func TestReplace(t *testing.T) {
 
 // A process that does not wait for an answer can't have a descriptor replaced.
 func TestReplaceNeedsANotification(t *testing.T) {
-	task, done := processTask(os.Getpid())
+	task, done := senderTask(sender{pid: os.Getpid()})
 	defer done()
 	null, err := os.Open(os.DevNull)
 	if err != nil {

@@ -23,25 +23,28 @@ type task struct {
 	alive func() bool // whether the thread that tid named at first is still the one
 	// limit is the credentials that a request may not exceed, those of the socket's opener, where they matter.
 	limit *credentials
+	// sender is set if the task stands for a process that does not wait for an answer.
+	sender *sender
 	// install puts a copy of our descriptor at one of the thread's numbers. It is nil for a thread
 	// that does not wait for an answer.
 	install func(fd, number int, cloexec bool) error
 }
 
-// processTask is a task for a process that does not wait for an answer. done must be called when it
-// is no longer needed. Should the process have ended before we looked, and its id be in use again,
-// we take the new one for it; that takes a wrap of all process ids within a moment.
-func processTask(pid int) (t *task, done func()) {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+// senderTask is a task for a sender that does not wait for an answer. It speaks for the process,
+// and has no rights if the thread that sent was another user than the process is. done must be
+// called when it is no longer needed. Should the process have ended before we looked, and its id be
+// in use again, we take the new one for it; that takes a wrap of all ids within a moment.
+func senderTask(from sender) (t *task, done func()) {
+	pidfd, err := unix.PidfdOpen(from.pid, 0)
 	if err != nil {
-		return &task{tid: pid, alive: func() bool { return false }}, func() {}
+		return &task{tid: from.pid, alive: func() bool { return false }}, func() {}
 	}
 	alive := func() bool {
 		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 		n, err := ignoringEINTR(func() (int, error) { return unix.Poll(fds, 0) })
 		return err == nil && n == 0
 	}
-	return &task{tid: pid, alive: alive}, func() { unix.Close(pidfd) }
+	return &task{tid: from.pid, alive: alive, sender: &from}, func() { unix.Close(pidfd) }
 }
 
 // NetNS returns the network namespace that the thread is in. The caller closes it.
@@ -64,7 +67,10 @@ func (t *task) CanAdmin(ns *netns.NS) bool {
 		return false
 	}
 	c, err := t.credentials()
-	return err == nil && c.admin(ns)
+	if err != nil || t.sender != nil && t.sender.uid != c.uid {
+		return false
+	}
+	return c.admin(ns)
 }
 
 // PID returns the thread's process, in our pid namespace; 0 if it is gone.
