@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// clientQueue is the size asked for the buffers between us and the client, which hold control packets.
+	// clientQueue is the size asked for the buffer from us to the client, which holds control packets.
 	clientQueue = 1 << 20
 	// maxClientRecord is the longest record that the client may send (kernel: 1 + 17 pages of 4 KiB).
 	maxClientRecord = 73728
@@ -146,11 +146,12 @@ func (c *tcpConn) pair() (*os.File, error) {
 		return nil, fmt.Errorf("set the mode of the client's end: %w", err)
 	}
 	client := os.NewFile(uintptr(fds[1]), "client end of connection")
-	for _, fd := range fds {
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, clientQueue) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, clientQueue)
-		}
+	if unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, clientQueue) != nil {
+		_ = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, clientQueue)
 	}
+	// What is longer gets EMSGSIZE then, and what piles up makes the client wait. The kernel doubles the value and
+	// keeps 32 bytes for itself.
+	_ = unix.SetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_SNDBUF, (maxClientRecord+32)/2)
 	return client, nil
 }
 

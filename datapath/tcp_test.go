@@ -225,6 +225,23 @@ func TestTCPLongestFrames(t *testing.T) {
 	}
 }
 
+func TestTCPClientRecordsAreBounded(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	if n, err := client.Write(make([]byte, maxClientRecord+1)); !errors.Is(err, unix.EMSGSIZE) {
+		t.Errorf("a record that is too long: %d, %v; want EMSGSIZE", n, err)
+	}
+	longest := bytes.Repeat([]byte{7}, maxClientRecord)
+	write(t, client, longest)
+	got := make([]byte, maxClientRecord)
+	raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadFull(raw, got); err != nil || !bytes.Equal(got, longest) {
+		t.Errorf("the longest record did not arrive: %v", err)
+	}
+	if _, err := e.Peer(1); err != nil {
+		t.Errorf("peer: %v", err)
+	}
+}
+
 func TestTCPEndOfStreamReachesTheClientAndThePeerStays(t *testing.T) {
 	e, client, raw, _ := tcpPeer(t)
 	write(t, raw, controlFrame)
