@@ -293,6 +293,43 @@ func TestTCPClientCloseRemovesThePeer(t *testing.T) {
 	}
 }
 
+func TestTCPClientShutdown(t *testing.T) {
+	for rule, tt := range map[string]struct {
+		how    int
+		reason peers.DelReason
+	}{
+		"of sending: the next packet fails": {unix.SHUT_WR, peers.TransportError},
+		"of both: the peer goes at once":    {unix.SHUT_RDWR, peers.TransportDisconnect},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			e, client, raw, _ := tcpPeer(t)
+			write(t, client, controlFrame)
+			if err := withFD(client, func(fd int) error { return unix.Shutdown(fd, tt.how) }); err != nil {
+				t.Fatal(err)
+			}
+			if got := readFrame(t, raw); !bytes.Equal(got, controlFrame) {
+				t.Errorf("record sent before = %x, want %x", got, controlFrame)
+			}
+			if _, err := raw.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("other side: %v, want the end", err)
+			}
+			if tt.how == unix.SHUT_WR {
+				if _, err := e.Peer(1); err != nil {
+					t.Errorf("peer before the next packet: %v", err)
+				}
+				write(t, raw, controlFrame)
+				if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+					t.Errorf("record received after = %x, want %x", got, controlFrame)
+				}
+				e.send(t, udp4("10.8.0.1", "10.8.0.2", "x"))
+			}
+			if ev := e.event(t); ev.Reason != tt.reason {
+				t.Errorf("event = %+v, want %v", ev, tt.reason)
+			}
+		})
+	}
+}
+
 func TestTCPDeletedPeerLeavesAStream(t *testing.T) {
 	e, client, raw, _ := tcpPeer(t)
 	if err := e.DeletePeer(1); err != nil {
