@@ -79,18 +79,20 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 	if err != nil {
 		return err
 	}
-	if client == nil {
+	if tr.udp != nil {
 		d.followPath(tr, cfg.ID, cfg.Remote, cfg.ScopeID)
-	} else {
-		defer client.Close()
-		if err := cfg.substitute(client); err != nil {
-			d.releaseUnused(tr)
-			return err
-		}
 	}
-	gone := d.do(func() { err = d.add(cfg, tr) })
-	if err = errors.Join(gone, err); err != nil {
+	if client != nil {
+		defer client.Close()
+		err = cfg.substitute(client)
+	}
+	if err == nil {
+		gone := d.do(func() { err = d.add(cfg, tr) })
+		err = errors.Join(gone, err)
+	}
+	if err != nil {
 		if client != nil {
+			// Even if the substitution is what failed: it may have come half the way.
 			err = errors.Join(err, cfg.substitute(cfg.Socket))
 		}
 		d.releaseUnused(tr)
@@ -119,6 +121,14 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 			return err
 		}
 	}
+	if tr.tcp != nil {
+		if tr.tcp.peer != nil || tr.tcp.ended || tr.tcp.failed {
+			return attachError(unix.EBUSY, errors.New("the connection carries another peer, or nothing any more"))
+		}
+		if err := tr.tcp.start(d.worker); err != nil {
+			return err
+		}
+	}
 	p := peers.New(peers.Config{ID: cfg.ID, TxID: cfg.TxID, VPN4: cfg.VPN4, VPN6: cfg.VPN6})
 	p.SetTransport(tr)
 	if tr.udp != nil {
@@ -129,11 +139,7 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 		return err
 	}
 	if tr.tcp != nil {
-		tr.tcp.peer = p
-		if err := tr.tcp.start(d.worker); err != nil {
-			d.table.Remove(p)
-			return err
-		}
+		tr.tcp.peer, tr.tcp.partial = p, nil
 	}
 	if replaced != nil {
 		d.removed(replaced, peers.Teardown)
@@ -150,6 +156,9 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 // releaseUnused gives back a transport that no peer came to use.
 func (d *Device) releaseUnused(tr *transport) {
 	release := func() {
+		if tr.adopted {
+			return
+		}
 		if tr.tcp != nil {
 			d.sockets.releaseTCP(tr.tcp)
 		} else {

@@ -57,7 +57,7 @@ type Device struct {
 	log      *slog.Logger
 
 	moving sync.Mutex
-	place  netns.ID // where the interface was last seen, and routes are from; guarded by moving
+	place  netns.ID // where routes are from; guarded by moving
 	gone   bool     // guarded by moving
 
 	done chan struct{} // closed when the interface is gone and everything is released
@@ -158,10 +158,11 @@ func (d *Device) Place() (ns netns.ID, ifindex int) {
 		return d.place, d.link.Ifindex() // where it was last
 	}
 	if ns = d.link.NetNS().ID(); ns != d.place {
-		d.log.Info("device moved", "ifindex", d.link.Ifindex())
-		d.place = ns
 		if err := d.mirrorRoutes(); err != nil {
 			d.log.Error("follow the device", "err", err)
+		} else {
+			d.log.Info("device moved", "ifindex", d.link.Ifindex())
+			d.place = ns
 		}
 	}
 	return ns, d.link.Ifindex()

@@ -656,3 +656,27 @@ func TestDeletedInterfaceEndsTheDevice(t *testing.T) {
 		t.Errorf("event = %+v, want teardown", ev)
 	}
 }
+
+// A peer that is added while the device goes leaves nothing behind.
+func TestPeerAddedWhileTheDeviceEnds(t *testing.T) {
+	needRoot(t)
+	sockets := newSockets(t)
+	for range 30 {
+		d := newEnd(t, peers.MP, sockets, "127.0.0.1:0")
+		cfg := PeerConfig{ID: 1, Remote: netip.MustParseAddrPort("127.0.0.1:9"), VPN4: netip.MustParseAddr("10.8.0.2"), Socket: d.socket(t)}
+		added := make(chan error)
+		go func() { added <- d.NewPeer(cfg) }()
+		d.Close()
+		if err := <-added; err == nil {
+			if ev := d.event(t); ev.Kind != PeerDeleted || ev.Reason != peers.Teardown {
+				t.Errorf("event = %+v, want teardown", ev)
+			}
+		}
+		sockets.mu.Lock()
+		left := len(sockets.attached)
+		sockets.mu.Unlock()
+		if left != 0 {
+			t.Fatalf("%d sockets of a device that is gone", left)
+		}
+	}
+}

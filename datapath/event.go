@@ -32,6 +32,11 @@ type Event struct {
 	KeyID   uint8           // KeyExhausted only
 }
 
+// maxQueuedEvents is how many events may wait for a controller. Floats beyond it are dropped, as the kernel's
+// multicast drops what a listener does not read: of all events only they can be had in any number, by a peer
+// that sends from two addresses in turn.
+const maxQueuedEvents = 4096
+
 // events hands a device's events to its controller in order, from a goroutine of its own, so that
 // the worker never waits for a controller.
 type events struct {
@@ -40,7 +45,8 @@ type events struct {
 	mu      sync.Mutex
 	changed sync.Cond
 	queue   []Event // guarded by mu
-	busy    bool    // guarded by mu: notify is running
+	pushed  uint64  // guarded by mu: events ever queued
+	told    uint64  // guarded by mu: of these, those that notify has returned from
 	closed  bool    // guarded by mu
 	done    chan struct{}
 }
@@ -55,8 +61,12 @@ func newEvents(notify func(Event)) *events {
 // push queues ev. It never blocks on the controller.
 func (e *events) push(ev Event) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ev.Kind == PeerFloated && len(e.queue) >= maxQueuedEvents {
+		return
+	}
 	e.queue = append(e.queue, ev)
-	e.mu.Unlock()
+	e.pushed++
 	e.changed.Broadcast()
 }
 
@@ -64,41 +74,39 @@ func (e *events) push(ev Event) {
 func (e *events) drain() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for (len(e.queue) > 0 || e.busy) && !e.closed {
+	for last := e.pushed; e.told < last; {
 		e.changed.Wait()
 	}
 }
 
 // close ends the goroutine once the queue is empty.
 func (e *events) close() {
-	e.drain()
 	e.mu.Lock()
 	e.closed = true
-	e.mu.Unlock()
 	e.changed.Broadcast()
+	e.mu.Unlock()
 	<-e.done
 }
 
 func (e *events) run() {
 	defer close(e.done)
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	for {
-		for len(e.queue) == 0 {
-			if e.closed {
-				return
-			}
+		e.mu.Lock()
+		for len(e.queue) == 0 && !e.closed {
 			e.changed.Wait()
 		}
 		batch := e.queue
 		e.queue = nil
-		e.busy = true
 		e.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
 		for _, ev := range batch {
 			e.notify(ev)
+			e.mu.Lock()
+			e.told++
+			e.changed.Broadcast()
+			e.mu.Unlock()
 		}
-		e.mu.Lock()
-		e.busy = false
-		e.changed.Broadcast()
 	}
 }

@@ -129,12 +129,15 @@ func (r *receiver) connection(c *tcpConn) bool {
 		r.stream = make([]byte, streamLen+crypto.TagSize)
 	}
 	for range receivesPerTurn {
-		if c.ended {
+		if c.ended || c.failed {
 			return false
+		}
+		if c.peer == nil {
+			return c.pass(r.stream[:passLen])
 		}
 		kept := copy(r.stream, c.partial)
 		space := r.stream[kept:streamLen]
-		n, _, err := unix.Recvfrom(c.stream.fd, space, unix.MSG_DONTWAIT)
+		n, err := receiveFrom(c.stream.fd, space)
 		switch {
 		case err == unix.EAGAIN:
 			return false
@@ -145,10 +148,6 @@ func (r *receiver) connection(c *tcpConn) bool {
 			return false
 		}
 		r.w.dev.counters.receives.Add(1)
-		if c.peer == nil {
-			c.deliver(r.stream[:n]) // detached: bytes, not frames
-			continue
-		}
 		rest := r.frames(c, r.stream[:kept+n])
 		c.partial = append(c.partial[:0], rest...)
 		const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
@@ -186,7 +185,11 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 			c.fail()
 			return nil
 		default:
-			c.deliver(frame)
+			// A client that does not read loses it, as it would lose datagrams: the control channel repeats
+			// what was not acknowledged.
+			if !c.deliver(frame) {
+				r.w.dev.counters.drop(DropClient, 1)
+			}
 		}
 	}
 }

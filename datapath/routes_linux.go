@@ -207,6 +207,7 @@ func (r *Routes) publish() {
 func (r *Routes) read() error {
 	start := time.Now()
 	r.readDue = time.Time{}
+	r.readLast = start // on failure too: the next attempt keeps its distance
 	if r.confirm > 0 {
 		r.awaitRTNL()
 	}

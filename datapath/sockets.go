@@ -80,7 +80,6 @@ type udpSocket struct {
 
 	// What follows belongs to the owner's worker.
 	source
-	gso gsoState
 }
 
 // newTransport makes d's transport of a client's socket. client is nil, or what is to replace the client's
@@ -90,10 +89,15 @@ func (s *Sockets) newTransport(d *Device, socket *os.File) (tr *transport, clien
 	if err != nil {
 		return nil, nil, attachError(unix.EOPNOTSUPP, err)
 	}
-	if s.isTCPClient(socket) {
-		return nil, nil, attachError(unix.EBUSY, errors.New("the connection carries another peer"))
-	}
 	tr = &transport{}
+	if tr.tcp = s.connectionOf(socket); tr.tcp != nil {
+		// Whether it is free again, after an earlier peer, is seen when the peer is added.
+		if tr.tcp.dev != d {
+			return nil, nil, attachError(unix.EBUSY, errors.New("the connection serves another device"))
+		}
+		tr.adopted = true
+		return tr, nil, nil
+	}
 	switch proto {
 	case unix.IPPROTO_UDP:
 		tr.udp, err = s.attach(d, socket)
@@ -105,15 +109,15 @@ func (s *Sockets) newTransport(d *Device, socket *os.File) (tr *transport, clien
 	return tr, client, err
 }
 
-// isTCPClient reports whether a socket is what replaced a client's connection.
-func (s *Sockets) isTCPClient(socket *os.File) bool {
+// connectionOf returns the connection that a socket is, or that it has replaced; nil if we have no such.
+func (s *Sockets) connectionOf(socket *os.File) *tcpConn {
 	cookie, err := socketCookie(socket)
 	if err != nil {
-		return false
+		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tcp[cookie] != nil
+	return s.tcp[cookie]
 }
 
 // HasConnections reports whether any client's connection is replaced at the moment. It is cheap.

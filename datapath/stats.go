@@ -41,7 +41,7 @@ func (r DropReason) String() string {
 // DeviceStats are the counters of a device since its creation.
 type DeviceStats struct {
 	RxPackets, RxBytes uint64 // delivered to the interface; bytes of inner packets
-	TxPackets, TxBytes uint64 // sent to peers, keepalives included; bytes of DATA_V2 packets
+	TxPackets, TxBytes uint64 // taken by the kernel for peers, keepalives included; bytes of DATA_V2 packets
 	// Drops counts dropped packets by reason. Reasons that never occurred are absent.
 	Drops map[string]uint64
 	// How packets were batched: packets divided by calls is the first number to look at when

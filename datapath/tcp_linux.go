@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -162,6 +163,7 @@ func (s *Sockets) releaseTCP(c *tcpConn) {
 	for _, cookie := range c.cookies {
 		delete(s.tcp, cookie)
 	}
+	delete(c.dev.worker.conns, c)
 	c.closeDescriptors()
 }
 
@@ -198,7 +200,12 @@ func (c *tcpConn) start(w *worker) error {
 	if err := w.poll(&c.stream, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP); err != nil {
 		return err
 	}
-	if err := w.poll(&c.client, unix.EPOLLIN|unix.EPOLLRDHUP); err != nil {
+	c.client.writable = func() {
+		if c.peer == nil && len(c.partial) > 0 {
+			w.markReadable(&c.stream)
+		}
+	}
+	if err := w.poll(&c.client, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP); err != nil {
 		w.unpoll(&c.stream)
 		return err
 	}
@@ -306,21 +313,16 @@ func (c *tcpConn) clientEnded() {
 		_ = unix.Shutdown(c.stream.fd, unix.SHUT_WR)
 		return
 	}
-	w := c.dev.worker
 	if p := c.peer; p != nil {
 		c.dev.remove(p, peers.TransportDisconnect)
 	}
-	delete(w.conns, c)
 	c.dev.sockets.releaseTCP(c)
 }
 
-// deliver gives the client one control frame. A client that does not read loses it, as it would lose datagrams:
-// the control channel repeats what was not acknowledged.
-func (c *tcpConn) deliver(frame []byte) {
-	_, err := unix.SendmsgN(c.client.fd, frame, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	if err == unix.EAGAIN {
-		c.dev.counters.drop(DropClient, 1)
-	}
+// deliver gives the client one record, and reports false if its queue is full.
+func (c *tcpConn) deliver(record []byte) bool {
+	_, err := unix.SendmsgN(c.client.fd, record, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	return err != unix.EAGAIN
 }
 
 // end is called when nothing more comes from the connection: the other side closed or reset it, or its stream is
@@ -339,6 +341,44 @@ func (c *tcpConn) fail() {
 	}
 	c.failed = true
 	c.dev.worker.failed = append(c.dev.worker.failed, c)
+}
+
+// passLen is how much of a detached connection's stream one record for the client holds.
+const passLen = 16 << 10
+
+// pass takes the bytes of a detached connection to the client, as they come. While the client's queue is full they
+// wait in the connection.
+func (c *tcpConn) pass(buf []byte) (more bool) {
+	for range receivesPerTurn {
+		if len(c.partial) > 0 {
+			if !c.deliver(c.partial) {
+				return false // goes on when the client has read (client.writable)
+			}
+			c.partial = c.partial[:0]
+		}
+		n, err := receiveFrom(c.stream.fd, buf)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.EINTR:
+			continue
+		case err != nil || n == 0:
+			c.end()
+			return false
+		}
+		c.partial = append(c.partial, buf[:n]...)
+	}
+	return true
+}
+
+// receiveFrom reads from a socket of unknown mode without waiting, and without an allocation, which unix.Recvfrom
+// makes for the address. The error is a bare errno.
+func receiveFrom(fd int, buf []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(ptr(&buf[0])), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // detach makes the connection a plain one, as its peer has been removed.

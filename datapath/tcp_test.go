@@ -351,6 +351,92 @@ func TestTCPDeletedPeerLeavesAStream(t *testing.T) {
 	}
 }
 
+func TestTCPConnectionCanCarryAnotherPeerLater(t *testing.T) {
+	e, client, raw, key := tcpPeer(t)
+	cfg := PeerConfig{ID: 5, TxID: 2, Socket: client}
+	var attach *AttachError
+	if err := e.NewPeer(cfg); !errors.As(err, &attach) || attach.Errno != unix.EBUSY {
+		t.Fatalf("while it carries a peer: %v, want an AttachError with EBUSY", err)
+	}
+	if err := e.DeletePeer(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.NewPeer(cfg); err != nil {
+		t.Fatal(err)
+	}
+	own, _ := keyPair(crypto.AESGCM, 0)
+	if err := e.InstallKey(5, crypto.Primary, own); err != nil {
+		t.Fatal(err)
+	}
+	inner := udp4("10.8.0.2", "10.8.0.1", "again")
+	write(t, raw, frame(sealed(t, key, 5, 1, inner)))
+	if got := e.receive(t); !bytes.Equal(got, inner) {
+		t.Errorf("packet = %x, want %x", got, inner)
+	}
+	write(t, raw, controlFrame)
+	if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+		t.Errorf("record = %x, want %x", got, controlFrame)
+	}
+}
+
+// What a detached connection brings waits for a client that reads slowly.
+func TestTCPDetachedStreamLosesNothing(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	if err := e.DeletePeer(1); err != nil {
+		t.Fatal(err)
+	}
+	sent := make([]byte, 8<<20)
+	for i := range sent {
+		sent[i] = byte(i * 7 >> 3)
+	}
+	go func() {
+		raw.Write(sent)
+		raw.CloseWrite()
+	}()
+	var got []byte
+	buf := make([]byte, maxFrame)
+	client.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		n, err := client.Read(buf)
+		got = append(got, buf[:n]...)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(got, sent) {
+		t.Errorf("%d bytes arrived of %d, or others", len(got), len(sent))
+	}
+}
+
+// A descriptor that was replaced, when something behind that failed, is put back.
+func TestTCPSubstitutionThatFailsHalfwayIsUndone(t *testing.T) {
+	e := newEnd(t, peers.P2P, newSockets(t), "127.0.0.1:0")
+	ours, raw := connected(t)
+	file, err := ours.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var placed []*os.File
+	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: file, Substitute: func(f *os.File) error {
+		placed = append(placed, f)
+		if len(placed) == 1 {
+			return unix.EBADF
+		}
+		return nil
+	}})
+	if err == nil || len(placed) != 2 || placed[1] != file {
+		t.Errorf("NewPeer: %v, put in place %v; want an error and the client's own descriptor again", err, placed)
+	}
+	write(t, ours, []byte("plain"))
+	if _, err := io.ReadFull(raw, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+}
+
 // A peer that does not read costs its own packets and nobody else's.
 func TestTCPPeerThatStopsReading(t *testing.T) {
 	needRoot(t)

@@ -52,9 +52,12 @@ func (t *transmitter) init(w *worker) {
 func (t *transmitter) turn() {
 	for range readsPerTurn {
 		n, err := t.w.queue.Read(t.frame)
+		if err == unix.EINVAL {
+			continue // a frame of a kind that the kernel can't describe to us (tun_put_user) is gone
+		}
 		if err != nil || n == 0 {
 			t.w.tunReady = false
-			// EBADFD: the interface was deleted. An in-memory one just ends.
+			// EBADFD, or EFAULT on the way there: the interface was deleted. An in-memory one just ends.
 			t.w.tunGone = err != unix.EAGAIN
 			break
 		}
@@ -138,8 +141,6 @@ func (t *transmitter) sent(p *peers.Peer, packets int, inner uint64) {
 	bytes := inner + uint64(packets)*crypto.Overhead
 	p.Counters.AddLinkTx(uint64(packets), bytes)
 	p.MarkSent(t.w.clock.boot)
-	t.w.dev.counters.txPackets.Add(uint64(packets))
-	t.w.dev.counters.txBytes.Add(bytes)
 }
 
 // keepalive sends p the packet that tells it we are there.
@@ -212,12 +213,12 @@ func (t *transmitter) flush() {
 // has more to do than it can, and neither waiting nor hoarding would help (kernel behaviour, for each frame).
 func (t *transmitter) frames() {
 	b := &t.batch
-	t.w.dev.counters.sends.Add(1)
 	if b.via.tcp.failed || !b.via.tcp.free() {
-		t.w.dev.counters.drop(DropSend, b.count)
+		t.sendResult(unix.EAGAIN, b.count, 0)
 		return
 	}
 	b.via.tcp.write(b.buf[:b.used])
+	t.sendResult(nil, b.count, b.used-b.count*framePrefix)
 }
 
 // datagrams sends the batch over UDP.
@@ -240,14 +241,14 @@ func (t *transmitter) datagrams() {
 		data = data[n:]
 	}
 	if ok {
-		b.via.udp.gso.refused(err, b.stride, t.w.clock.boot)
+		b.via.gso.refused(err, b.stride, t.w.clock.boot)
 	}
 }
 
 // gso sends the batch as one buffer that the kernel, or the egress device, cuts into datagrams.
 func (t *transmitter) gso(data []byte) error {
 	b := &t.batch
-	if !b.via.udp.gso.allowed(b.stride, t.w.clock.boot) {
+	if !b.via.gso.allowed(b.stride, t.w.clock.boot) {
 		return unix.EMSGSIZE
 	}
 	err := t.send.send(b.via.udp, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, b.stride)
@@ -257,13 +258,13 @@ func (t *transmitter) gso(data []byte) error {
 	case unix.EPERM:
 		// A packet filter refused what it saw as a single packet. Its counters and limits are about
 		// datagrams: the first one has had its verdict, the others ask for theirs.
-		t.sendResult(err, 1)
+		t.sendResult(err, 1, 0)
 		for data = data[b.stride:]; len(data) > 0; data = data[min(b.stride, len(data)):] {
 			t.datagram(data[:min(b.stride, len(data))])
 		}
 		return nil
 	}
-	t.sendResult(err, b.count)
+	t.sendResult(err, b.count, len(data))
 	return nil
 }
 
@@ -284,14 +285,21 @@ func (t *transmitter) datagram(data []byte) bool {
 			b.binding = b.peer.Binding()
 		}
 	}
-	t.sendResult(err, 1)
+	t.sendResult(err, 1, len(data))
 	return asBound
 }
 
-func (t *transmitter) sendResult(err error, datagrams int) {
+// sendResult counts what became of a send of so many packets, which are bytes long in all.
+func (t *transmitter) sendResult(err error, packets, bytes int) {
 	c := &t.w.dev.counters
 	c.sends.Add(1)
-	if err != nil {
-		c.drop(DropSend, datagrams)
+	switch err {
+	case nil:
+		c.txPackets.Add(uint64(packets))
+		c.txBytes.Add(uint64(bytes))
+	case unix.EAFNOSUPPORT:
+		c.drop(DropNoTransport, packets)
+	default:
+		c.drop(DropSend, packets)
 	}
 }

@@ -12,6 +12,9 @@ import (
 type transport struct {
 	udp *udpSocket
 	tcp *tcpConn
+	// adopted: tcp has been ours since an earlier peer, and stays so if the new one can't be added.
+	adopted bool
+	gso     gsoState // of the way to this peer; the worker's
 	// mss4 and mss6 are the largest TCP segments, inside IPv4 and IPv6, that reach the peer in one
 	// unfragmented datagram; 0: not known, or no matter.
 	mss4, mss6 atomic.Uint32

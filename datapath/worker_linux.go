@@ -305,6 +305,7 @@ func (w *worker) end() {
 	w.ended = true
 	w.mu.Unlock()
 	w.runCommands()
+	w.dev.removeAll() // such a command may have added a peer
 	for c := range w.conns {
 		w.dev.sockets.releaseTCP(c)
 	}
