@@ -407,9 +407,6 @@ func endpoints(p profile) *writer {
 	return w
 }
 
-// tcpAgain are the names of steps that the list of differences knows.
-var tcpAgain = []string{"TCP once more", "check of TCP once more"}
-
 // tcpPeers are peers over TCP. They come last in the sequence of their own, so that what differs there stays there.
 func tcpPeers(p profile) *writer {
 	w := newSequence("TCP", p)
@@ -441,7 +438,7 @@ func tcpPeers(p profile) *writer {
 	w.check("tun0", 6)
 	w.closeAndAwait("third", 1)
 	w.on("tun0", "G4: closed", peerGet, peer(u32(peerID, 6)))
-	w.on("tun0", tcpAgain[0], peerNew, tcp(3, "tcp", u32(peerTxID, 4)))
-	w.on("tun0", tcpAgain[1], peerGet, peer(u32(peerID, 3)))
+	w.on("tun0", "TCP once more", peerNew, tcp(3, "tcp", u32(peerTxID, 4)))
+	w.on("tun0", "check of TCP once more", peerGet, peer(u32(peerID, 3)))
 	return w
 }

@@ -106,15 +106,6 @@ var Deliberate = []Reason{
 			return slices.Contains(allNamespaces, d.Step.Name) && len(d.Ours) == 1 && d.Ours[0] == "system call: EPERM"
 		},
 	},
-	{
-		Title: "a TCP socket can be attached once",
-		Why: "After its peer was deleted, the client keeps the stand-in that it got for the connection, and that is no TCP " +
-			"socket. Clients close the connection with its peer.",
-		Gap: true,
-		covers: func(d *Difference) bool {
-			return d.Sequence[:3] == "TCP" && slices.Contains(tcpAgain, d.Step.Name)
-		},
-	},
 }
 
 // allNamespaces are the steps that set NETLINK_LISTEN_ALL_NSID.
