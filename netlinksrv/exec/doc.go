@@ -2,9 +2,10 @@
 //
 // The program (the client, with every process it starts) runs under a seccomp filter with a
 // user-notification listener. Creating a netlink socket of the generic or the route family is
-// notified, and so are the socket calls on the descriptors that we answer with. Nothing else the
-// client does is: those descriptors lie in a window of high numbers that the filter can compare,
-// so the rest of the client's system calls runs at full speed.
+// notified, and so is sending on the descriptors that we answer with: they lie in a window of high
+// numbers that the filter can compare. Of other sockets only the rare calls that name them and set
+// their options are notified, as one may stand for a connection that we have taken over
+// (connection.go) or is about to take a port (bind). Nothing that moves data is.
 //
 // # Processes
 //
@@ -14,6 +15,9 @@
 //
 // Supervisor and guard are child subreapers joined by a socketpair. When either disappears the
 // other kills everything that is left, so that no client outlives its netlink server.
+//
+// A signal that reaches only the supervisor is passed on; what reaches the whole process group, such
+// as a terminal's Ctrl-C, the client has got already (signals.go).
 //
 // # Sockets
 //
@@ -30,5 +34,6 @@
 // Linux 5.9 or later (SECCOMP_IOCTL_NOTIF_ADDFD); 5.19 for clients whose threads are hit by many
 // signals (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). The client can't install a notification
 // listener of its own. Requests through io_uring and from programs of another architecture pass
-// by. It is a compatibility layer, not a sandbox: a client that wants to escape it can.
+// by, and so do those on a duplicate of a route socket below the window. A route socket that only
+// listens to link notifications sees our links as the TUN interfaces they are. It is a compatibility layer, not a sandbox: a client that wants to escape it can.
 package exec

@@ -222,6 +222,7 @@ func (s *supervisor) abort(err error) {
 // finish waits for the guard and releases everything. The processes in others were our children
 // before and stay.
 func (s *supervisor) finish(others []int) {
+	s.control.hangUp() // should it be us who could not go on
 	var status unix.WaitStatus
 	_, err := ignoringEINTR(func() (int, error) { return unix.Wait4(s.guard, &status, 0, nil) })
 	orderly := err == nil && status.Exited() && status.ExitStatus() == 0 && s.exited
