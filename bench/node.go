@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	vnetns "github.com/vishvananda/netns"
@@ -153,6 +155,23 @@ func (n *Node) HasLink(name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// WaitRunning waits until an interface is up and has carrier, as the stack sees it.
+func (n *Node) WaitRunning(ctx context.Context, link string) error {
+	for {
+		running := false
+		err := n.withLink("look at", link, func(l netlink.Link) error {
+			running = l.Attrs().RawFlags&unix.IFF_RUNNING != 0
+			return nil
+		})
+		if err != nil || running {
+			return err
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return fmt.Errorf("node %s: %s does not run: %w", n.Name, link, err)
+		}
+	}
 }
 
 // LinkAddrs returns the addresses of an interface, link-local ones left out.

@@ -133,8 +133,18 @@ func (t *Tunnel) WaitUp(ctx context.Context, timeout time.Duration) error {
 
 // WaitUpAgain waits until the tunnel has come up after the mark in its log.
 func (t *Tunnel) WaitUpAgain(ctx context.Context, mark int, timeout time.Duration) error {
-	_, err := t.WaitLog(ctx, mark, Initialized, timeout)
-	return err
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if _, err := t.WaitLog(ctx, mark, Initialized, timeout); err != nil {
+		return err
+	}
+	// OpenVPN says so as soon as the peer exists. Until the kernel's link watcher has seen the carrier, which
+	// takes its while on a busy machine, the stack discards what it would send.
+	name, _, err := t.Device()
+	if err != nil {
+		return err
+	}
+	return t.Node.WaitRunning(ctx, name)
 }
 
 // WaitLog waits until a line at or after the mark holds the text, and returns the mark behind it.

@@ -24,7 +24,7 @@ Signals are passed on to COMMAND, and exec ends as COMMAND ends: with its exit s
 signal. It waits for processes that COMMAND leaves behind, such as a daemon. If exec itself is killed,
 so are they, and their interfaces are gone.
 
-It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, and Linux 5.14 or later.`,
+It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, and Linux 5.9 or later.`,
 		Example: `  ovpn-go exec -- openvpn --config client.ovpn
   ovpn-go exec --log-file /var/log/ovpn-go.log -- openvpn --config server.conf
   ovpn-go exec -- ip link add tun0 type ovpn`,
