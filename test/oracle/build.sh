@@ -120,6 +120,7 @@ ip link set lo up
 mkdir -p /dev/net
 [ -c /dev/net/tun ] || mknod /dev/net/tun c 10 200
 cd /job
+echo "oracle: the job begins" >/dev/console
 if [ -x /job/run ]; then
 	/job/run >/out/stdout 2>/out/stderr </dev/null
 	echo $? >/out/status

@@ -3,6 +3,7 @@ package oracle
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +36,8 @@ type Machine struct {
 	emulator string
 	// Kernel is the release of its kernel.
 	Kernel string
+
+	bootTimeout time.Duration // 0: the default
 }
 
 // Find returns the machine that build.sh has made; script is the path of build.sh, which is run if it has not made
@@ -83,15 +87,27 @@ type Result struct {
 	Elapsed time.Duration
 }
 
-// errEarlyCrash says that the machine stopped before it sent anything, which an emulated one does at times.
-var errEarlyCrash = errors.New("the machine stopped without a result")
+// errEarlyCrash says that the machine stopped, or stood still, before it did anything of the job, which an emulated
+// one does at times.
+var errEarlyCrash = errors.New("the machine did not get as far as the job")
 
-// Run boots the machine, runs the job and returns its result. A machine that stops without a result is booted a
-// second time. The exit status of the job is no error.
-func (m *Machine) Run(ctx context.Context, job Job) (Result, error) {
-	result, err := m.boot(ctx, job)
-	if errors.Is(err, errEarlyCrash) && ctx.Err() == nil {
+const (
+	// boots is how often a machine that does not get as far as the job is booted.
+	boots = 3
+	// defaultBootTimeout bounds the time to the job, ten seconds on a machine that has the time.
+	defaultBootTimeout = 90 * time.Second
+	// jobBegins is what the machine says on its console then (build.sh).
+	jobBegins = "oracle: the job begins"
+)
+
+// Run boots the machine, runs the job and returns its result. A machine that does not get as far as the job is
+// booted anew. The exit status of the job is no error.
+func (m *Machine) Run(ctx context.Context, job Job) (result Result, err error) {
+	for range boots {
 		result, err = m.boot(ctx, job)
+		if !errors.Is(err, errEarlyCrash) || ctx.Err() != nil {
+			break
+		}
 	}
 	return result, err
 }
@@ -103,6 +119,9 @@ func (m *Machine) boot(ctx context.Context, job Job) (Result, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	// Should this thread end, so does the machine.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	dir, err := os.MkdirTemp("", "ovpn-go-oracle-")
 	if err != nil {
 		return Result{}, err
@@ -122,17 +141,21 @@ func (m *Machine) boot(ctx context.Context, job Job) (Result, error) {
 		"-device", "virtserialport,chardev=output,name=oracle",
 	}
 	// The lowest priority: emulation takes whole cores, and what else runs on this host is often timed.
-	cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "19", m.emulator}, args...)...)
+	booting, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	cmd := exec.CommandContext(booting, "nice", append([]string{"-n", "19", m.emulator}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
-	var console tail
+	alarm := time.AfterFunc(cmp.Or(m.bootTimeout, defaultBootTimeout), func() { stop(errEarlyCrash) })
+	defer alarm.Stop()
+	console := tail{mark: jobBegins, seen: func() { alarm.Stop() }}
 	cmd.Stdout, cmd.Stderr = &console, &console
 	start := time.Now()
 	err = cmd.Run()
 	elapsed := time.Since(start)
-	if ctx.Err() != nil {
+	if booting.Err() != nil {
 		return Result{}, fmt.Errorf("the machine ran for %v: %w; its console ended with:\n%s",
-			elapsed.Round(time.Second), ctx.Err(), &console)
+			elapsed.Round(time.Second), context.Cause(booting), &console)
 	}
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w\n%s", emulator, err, &console)
@@ -197,12 +220,19 @@ func readOutput(path string) (map[string][]byte, error) {
 	}
 }
 
-// tail keeps the end of what is written to it.
-type tail struct{ content []byte }
+// tail keeps the end of what is written to it, and calls seen when that holds mark.
+type tail struct {
+	content []byte
+	mark    string
+	seen    func()
+}
 
 func (t *tail) Write(b []byte) (int, error) {
 	const limit = 8 << 10
 	t.content = append(t.content, b...)
+	if bytes.Contains(t.content, []byte(t.mark)) {
+		t.seen()
+	}
 	if extra := len(t.content) - limit; extra > 0 {
 		t.content = append(t.content[:0], t.content[extra:]...)
 	}

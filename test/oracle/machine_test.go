@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -79,7 +81,7 @@ func fakeMachine(t *testing.T, script string) *Machine {
 	return &Machine{dir: dir, emulator: emulator}
 }
 
-func TestRunTriesTwice(t *testing.T) {
+func TestRunTriesAgain(t *testing.T) {
 	count := filepath.Join(t.TempDir(), "count")
 	m := fakeMachine(t, "echo boot >>"+count+"\necho oops\n")
 	_, err := m.Run(t.Context(), Job{Files: map[string][]byte{"run": nil}})
@@ -90,8 +92,24 @@ func TestRunTriesTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff("boot\nboot\n", string(content)); diff != "" {
+	if diff := cmp.Diff(strings.Repeat("boot\n", boots), string(content)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestRunGivesUpOnABootThatHangs(t *testing.T) {
+	m := fakeMachine(t, "exec sleep 60\n")
+	m.bootTimeout = time.Millisecond
+	if _, err := m.Run(t.Context(), Job{}); !errors.Is(err, errEarlyCrash) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestRunWaitsForAJobThatHasBegun(t *testing.T) {
+	m := fakeMachine(t, "echo "+jobBegins+"\nexec sleep 60\n")
+	m.bootTimeout = time.Second
+	if _, err := m.Run(t.Context(), Job{Timeout: 2 * time.Second}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error is %v", err)
 	}
 }
 
