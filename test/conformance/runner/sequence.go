@@ -218,6 +218,10 @@ func (s *state) drain(on string, wait int) []script.Datagram {
 		// An interrupted poll is just repeated.
 		_, _ = unix.Poll(poll, int(left.Milliseconds())+1)
 	}
+	if wait > 0 {
+		// The other members of a group get their copies one after the other, and nobody says when.
+		time.Sleep(50 * time.Millisecond)
+	}
 	for _, name := range s.netlink {
 		take(name)
 	}
