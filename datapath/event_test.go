@@ -7,7 +7,8 @@ import (
 
 // Events that keep coming, as floats may, must not keep drain from returning, nor pile up.
 func TestEventsDrainUnderAStorm(t *testing.T) {
-	e := newEvents(func(Event) { time.Sleep(10 * time.Microsecond) })
+	// Slower than they come: there is always one waiting.
+	e := newEvents(func(Event) { time.Sleep(time.Microsecond) })
 	stop := make(chan struct{})
 	storm := make(chan struct{})
 	go func() {
@@ -17,11 +18,14 @@ func TestEventsDrainUnderAStorm(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				e.push(Event{Kind: PeerFloated})
+				for range 100 {
+					e.push(Event{Kind: PeerFloated})
+				}
+				time.Sleep(time.Microsecond) // a worker does other things too
 			}
 		}
 	}()
-	for range 20 {
+	for range 3 {
 		e.push(Event{Kind: PeerDeleted})
 		e.drain()
 		e.mu.Lock()
