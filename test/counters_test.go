@@ -13,13 +13,16 @@ import (
 
 // TestCounters compares what OpenVPN and our program say was carried with what was sent: exactly for
 // the packets inside, and at least that plus the overhead of the data channel outside.
-func TestCounters(t *testing.T) {
+func TestCounters(t *testing.T) { overBoth(t, testCounters) }
+
+func testCounters(t *testing.T, tcp bool) {
 	t.Parallel()
 	s := newScenario(t, 1)
 	s.quiet()
-	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{Management: true}})
-	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{Management: true}})
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{Management: true, TCP: tcp}})
+	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{Management: true, TCP: tcp}})
 	server4, _ := s.addrs(server)
+	s.waitLog(server, 0, "Data Channel: cipher", upTimeout) // the server has its key
 
 	r := s.ping(bench.Ping{Node: s.Clients[0], To: server4, Count: 500, Interval: time.Millisecond, Payload: 872, Wait: 5 * time.Second})
 	if r.Lost() != 0 {

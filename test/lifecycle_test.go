@@ -147,12 +147,16 @@ func TestSignals(t *testing.T) {
 
 // TestPrivilegeDrop: OpenVPN gives up root and keeps only CAP_NET_ADMIN. Restarting with a new peer
 // on the old interface, and deleting the interface, must still work.
-func TestPrivilegeDrop(t *testing.T) {
+func TestPrivilegeDrop(t *testing.T) { overBoth(t, testPrivilegeDrop) }
+
+func testPrivilegeDrop(t *testing.T, tcp bool) {
 	t.Parallel()
 	s := newScenario(t, 1)
-	drop := bench.Options{User: "nobody", Group: "nogroup", PersistTun: true}
+	drop := bench.Options{User: "nobody", Group: "nogroup", PersistTun: true, TCP: tcp}
 	serverOptions := drop
-	serverOptions.Extra = []string{"explicit-exit-notify 1"}
+	if !tcp { // over TCP the end of the connection is notice enough
+		serverOptions.Extra = []string{"explicit-exit-notify 1"}
+	}
 	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: serverOptions})
 	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: drop})
 	server4, _ := s.addrs(server)
@@ -226,7 +230,9 @@ func TestManagementKill(t *testing.T) {
 
 // TestClientConfigDir: a client's own address, and a network behind it that is reached by way of an
 // ordinary kernel route to the client's address.
-func TestClientConfigDir(t *testing.T) {
+func TestClientConfigDir(t *testing.T) { overBoth(t, testClientConfigDir) }
+
+func testClientConfigDir(t *testing.T, tcp bool) {
 	t.Parallel()
 	s := newScenario(t, 2)
 	host, err := s.AddNode("lan")
@@ -253,14 +259,14 @@ func TestClientConfigDir(t *testing.T) {
 	}
 	s.quiet()
 	server := s.startServer(s.exec(s.Server), bench.ServerOptions{
-		Options: bench.Options{Extra: []string{fmt.Sprintf("route %s 255.255.255.0", lan.Addr())}},
+		Options: bench.Options{TCP: tcp, Extra: []string{fmt.Sprintf("route %s 255.255.255.0", lan.Addr())}},
 		Clients: map[string][]string{"client2": {
 			fmt.Sprintf("ifconfig-push %s 255.255.255.0", own),
 			fmt.Sprintf("iroute %s 255.255.255.0", lan.Addr()),
 		}},
 	})
-	first := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{})
-	second := s.startClient(s.exec(s.Clients[1]), 1, bench.ClientOptions{})
+	first := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: tcp}})
+	second := s.startClient(s.exec(s.Clients[1]), 1, bench.ClientOptions{Options: bench.Options{TCP: tcp}})
 	if got, _ := s.addrs(second); got != own {
 		t.Errorf("the client has address %v, want %v", got, own)
 	}

@@ -227,9 +227,11 @@ func (s *scenario) addrs(tunnel *bench.Tunnel) (v4, v6 netip.Addr) {
 	return v4, v6
 }
 
-// requirePing pings and tolerates no loss.
+// requirePing pings and, once the tunnel works, tolerates no loss.
 func (s *scenario) requirePing(from *bench.Node, to netip.Addr) {
 	s.Helper()
+	// OpenVPN's server may install its key a second after its client says that all is up, over TCP above all.
+	s.awaitPing(from, to)
 	r := s.ping(bench.Ping{Node: from, To: to, Count: 5, Interval: 20 * time.Millisecond, Wait: 5 * time.Second})
 	if r.Lost() != 0 || r.Duplicates != 0 {
 		s.Errorf("ping %v from %s: %+v", to, from.Name, r)
@@ -332,4 +334,10 @@ func (s *scenario) requireNoDrops(tunnel *bench.Tunnel, reasons ...string) {
 			}
 		}
 	}
+}
+
+// overBoth runs a test with the tunnels over UDP and over TCP.
+func overBoth(t *testing.T, test func(t *testing.T, tcp bool)) {
+	t.Run("UDP", func(t *testing.T) { test(t, false) })
+	t.Run("TCP", func(t *testing.T) { test(t, true) })
 }
