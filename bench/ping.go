@@ -11,11 +11,13 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // icmpHeader and the IP headers below make up what an echo request adds to its payload.
@@ -116,7 +118,11 @@ func (p Ping) Run(ctx context.Context) (PingResult, error) {
 	return s.result(), nil
 }
 
-func (p Ping) listen() (conn *icmp.PacketConn, err error) {
+// pingBuffer is the receive buffer in bytes. The kernel charges a small packet with a kilobyte or more,
+// and a process that has to wait for its CPU may find a thousand of them.
+const pingBuffer = 16 << 20
+
+func (p Ping) listen() (conn net.PacketConn, err error) {
 	network, from := "ip4:icmp", "0.0.0.0"
 	if p.To.Is6() {
 		network, from = "ip6:ipv6-icmp", "::"
@@ -124,8 +130,15 @@ func (p Ping) listen() (conn *icmp.PacketConn, err error) {
 	if p.From.IsValid() {
 		from = p.From.String()
 	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var inner error
+		err := c.Control(func(fd uintptr) {
+			inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, pingBuffer)
+		})
+		return errors.Join(err, inner)
+	}}
 	err = p.Node.Do(func() (err error) {
-		conn, err = icmp.ListenPacket(network, from)
+		conn, err = config.ListenPacket(context.Background(), network, from)
 		return err
 	})
 	return conn, err
@@ -134,7 +147,7 @@ func (p Ping) listen() (conn *icmp.PacketConn, err error) {
 // A pingSession is one Run: its sender and its receiver share the table of round-trip times.
 type pingSession struct {
 	ping Ping
-	conn *icmp.PacketConn
+	conn net.PacketConn
 	id   uint16
 	full chan struct{} // closed when every request is answered
 
