@@ -28,19 +28,12 @@ func attachError(errno unix.Errno, cause error) *AttachError {
 
 // SocketProtocol returns the IP protocol number of a socket: 17 for UDP, 6 for TCP. The error is
 // ENOTSOCK when the file is no socket.
-func SocketProtocol(file *os.File) (int, error) {
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var proto int
-	var inner error
-	if err := conn.Control(func(fd uintptr) {
-		proto, inner = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL)
-	}); err != nil {
-		return 0, err
-	}
-	return proto, inner
+func SocketProtocol(file *os.File) (proto int, err error) {
+	err = withFD(file, func(fd int) (err error) {
+		proto, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		return err
+	})
+	return proto, err
 }
 
 // Sockets are the clients' transport sockets that devices have attached. There is one per process, as a

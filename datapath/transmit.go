@@ -44,7 +44,7 @@ type batch struct {
 
 func (t *transmitter) init(w *worker) {
 	t.w = w
-	t.frame = make([]byte, tun.VnetHdrLen+65535)
+	t.frame = make([]byte, tun.MaxFrame)
 	t.batch.buf = make([]byte, maxUDPPayload+crypto.TagSize)
 }
 
