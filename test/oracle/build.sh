@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Builds the oracle's machine: a kernel image that has the ovpn module, and an initrd that runs a job on it.
+# Builds the oracle's machine: a kernel image that has the ovpn module, and an initrd that runs a job on it. The initrd
+# holds busybox, OpenVPN 2.7 (built with DCO) and the modules that jobs are about, WireGuard among them.
 #
 #   build.sh [DIR]    build into DIR, unless DIR already holds a machine made by this very script;
 #                     without DIR into $OVPN_GO_ORACLE or root's cache directory
 #
 # DIR then holds vmlinuz, initrd (cpio, newc, uncompressed) and version. The job comes in a second cpio archive,
 # appended to the initrd: /job/run is executed, and what it leaves in /out is sent back on the virtio serial port
-# "oracle" as a tar archive.
+# "oracle" as a tar archive. If there is a port "terminal", what the job prints appears there as it comes.
 #
 # The packages come from the mirror that apt on this machine is set up with.
 set -euo pipefail
@@ -49,9 +50,9 @@ mkdir -p "$tmp"
 mmdebstrap --variant=extract --skip=check/empty \
 	--aptopt='Acquire::Check-Valid-Until "false"' \
 	--aptopt='APT::Install-Recommends "false"' \
-	--include=linux-image-cloud-amd64,busybox-static,kmod \
+	--include=linux-image-cloud-amd64,busybox-static,kmod,openvpn \
 	--setup-hook='mkdir -p "$1/etc/apt/preferences.d"
-		printf "Package: linux-*\nPin: release n=trixie-backports\nPin-Priority: 990\n" >"$1/etc/apt/preferences.d/linux"' \
+		printf "Package: linux-* openvpn\nPin: release n=trixie-backports\nPin-Priority: 990\n" >"$1/etc/apt/preferences.d/backports"' \
 	trixie "$tmp/packages" \
 	"deb $mirror trixie main" \
 	"deb $mirror trixie-backports main"
@@ -72,9 +73,20 @@ rm -rf "$root/lib/modules/$version"/{build,source,vmlinuz,config,System.map}
 find "$root/lib/modules" -name '*.ko.xz' -exec unxz {} +
 "$busybox" depmod -b "$root" "$version"
 
+# OpenVPN, the libraries it loads and their loader, at the paths that are compiled into it.
+find_file() { find "$tmp/packages" -xdev -path "*/$1" \( -type f -o -type l \) | head -n1; }
+loader=$(find_file 'ld-linux-x86-64.so.2')
+openvpn=$(find_file 'sbin/openvpn')
+install -D -m 755 "$loader" "$root/lib64/ld-linux-x86-64.so.2"
+install -D -m 755 "$openvpn" "$root/usr/sbin/openvpn"
+mkdir -p "$root/usr/lib/x86_64-linux-gnu"
+"$loader" --library-path "$(dirname "$(find_file 'x86_64-linux-gnu/libc.so.6')")" --list "$openvpn" |
+	sed -n "s|.* => \($tmp/packages/[^ ]*\) .*|\1|p" |
+	xargs -r cp -L -t "$root/usr/lib/x86_64-linux-gnu"
+
 # What the job needs, with everything that depends on, and all ciphers: the module asks for its own by name when the
 # first key is installed. The rest of the modules stays behind.
-wanted=(ovpn tun veth virtio_pci virtio_console)
+wanted=(ovpn tun veth wireguard virtio_pci virtio_console)
 find_module() {
 	find "$root/lib/modules/$version" -name "$(sed 's/[-_]/[-_]/g' <<<"$1").ko" | head -n1
 }
@@ -103,7 +115,7 @@ find "$root/lib/modules" -type d -empty -delete
 
 cat >"$root/init" <<'INIT'
 #!/bin/sh
-export PATH=/bin
+export PATH=/bin:/usr/sbin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -113,26 +125,33 @@ mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /out
 echo /bin/modprobe >/proc/sys/kernel/modprobe
 mkdir -p /run/netns
-for module in virtio_pci virtio_console ovpn tun veth; do
+for module in virtio_pci virtio_console ovpn tun veth wireguard; do
 	modprobe "$module" 2>/dev/null
 done
 ip link set lo up
 mkdir -p /dev/net
 [ -c /dev/net/tun ] || mknod /dev/net/tun c 10 200
+port() {
+	for name in /sys/class/virtio-ports/*/name; do
+		[ "$(cat "$name")" = "$1" ] && echo "/dev/$(basename "$(dirname "$name")")"
+	done
+}
+output=$(port oracle)
+terminal=$(port terminal)
 cd /job
 echo "oracle: the job begins" >/dev/console
 if [ -x /job/run ]; then
-	/job/run >/out/stdout 2>/out/stderr </dev/null
+	if [ -n "$terminal" ]; then
+		/job/run >"$terminal" 2>&1 </dev/null
+	else
+		/job/run >/out/stdout 2>/out/stderr </dev/null
+	fi
 	echo $? >/out/status
 fi
 uname -r >/out/kernel
 dmesg >/out/dmesg
-port=
-for name in /sys/class/virtio-ports/*/name; do
-	[ "$(cat "$name")" = oracle ] && port=/dev/$(basename "$(dirname "$name")")
-done
 cd /out
-[ -n "$port" ] && tar cf - . >"$port"
+[ -n "$output" ] && tar cf - . >"$output"
 sync
 echo o >/proc/sysrq-trigger
 sleep 60

@@ -74,6 +74,9 @@ type Job struct {
 	Files map[string][]byte
 	// Timeout bounds one boot with its job; 0 means five minutes.
 	Timeout time.Duration
+	// Terminal, if there is one, gets what the job prints, as it comes; "stdout" and "stderr" are then not among the
+	// results.
+	Terminal io.Writer
 }
 
 // Result is what a job left behind.
@@ -140,11 +143,36 @@ func (m *Machine) boot(ctx context.Context, job Job) (Result, error) {
 		"-device", "virtio-serial-pci", "-chardev", "file,id=output,path=" + output,
 		"-device", "virtserialport,chardev=output,name=oracle",
 	}
+	var terminal *os.File
+	if job.Terminal != nil {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return Result{}, err
+		}
+		terminal = w
+		copied := make(chan struct{})
+		go func() {
+			defer close(copied)
+			defer r.Close()
+			// A terminal that takes no more is no reason to keep the machine waiting.
+			if _, err := io.Copy(job.Terminal, r); err != nil {
+				_, _ = io.Copy(io.Discard, r)
+			}
+		}()
+		// Everybody who could write has ended by then.
+		defer func() { terminal.Close(); <-copied }()
+		// The first descriptor after the standard ones: the emulator opens it anew by this name.
+		args = append(args, "-chardev", "file,id=terminal,path=/proc/self/fd/3",
+			"-device", "virtserialport,chardev=terminal,name=terminal")
+	}
 	// The lowest priority: emulation takes whole cores, and what else runs on this host is often timed.
 	booting, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	cmd := exec.CommandContext(booting, "nice", append([]string{"-n", "19", m.emulator}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if terminal != nil {
+		cmd.ExtraFiles = []*os.File{terminal}
+	}
 	cmd.WaitDelay = 5 * time.Second
 	alarm := time.AfterFunc(cmp.Or(m.bootTimeout, defaultBootTimeout), func() { stop(errEarlyCrash) })
 	defer alarm.Stop()

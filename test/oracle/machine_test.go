@@ -113,6 +113,19 @@ func TestRunWaitsForAJobThatHasBegun(t *testing.T) {
 	}
 }
 
+// The script has the terminal's pipe where the emulator is told to look for it.
+func TestTerminalGetsWhatTheJobPrints(t *testing.T) {
+	m := fakeMachine(t, `echo "$@" | grep -q path=/proc/self/fd/3 && echo hello >/proc/self/fd/3`+"\n")
+	var terminal strings.Builder
+	// There are no results, so the boot counts as failed, each time.
+	if _, err := m.Run(t.Context(), Job{Terminal: &terminal}); !errors.Is(err, errEarlyCrash) {
+		t.Errorf("error is %v", err)
+	}
+	if diff := cmp.Diff(strings.Repeat("hello\n", boots), terminal.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestRunIsBounded(t *testing.T) {
 	m := fakeMachine(t, "exec sleep 60\n")
 	_, err := m.Run(t.Context(), Job{Timeout: 1})
