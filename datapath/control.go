@@ -122,7 +122,7 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 		}
 	}
 	if tr.tcp != nil {
-		if tr.tcp.peer != nil || tr.tcp.ended || tr.tcp.failed {
+		if tr.tcp.state != tcpPlain {
 			return attachError(unix.EBUSY, errors.New("the connection carries another peer, or nothing any more"))
 		}
 		if err := tr.tcp.start(d.worker); err != nil {
@@ -139,7 +139,7 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 		return err
 	}
 	if tr.tcp != nil {
-		tr.tcp.peer, tr.tcp.partial = p, nil
+		tr.tcp.carry(p)
 	}
 	if replaced != nil {
 		d.removed(replaced, peers.Teardown)
@@ -155,19 +155,16 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 
 // releaseUnused gives back a transport that no peer came to use.
 func (d *Device) releaseUnused(tr *transport) {
-	release := func() {
-		if tr.adopted {
-			return
-		}
+	if tr.adopted {
+		return
+	}
+	d.doOrRun(func() {
 		if tr.tcp != nil {
 			d.sockets.releaseTCP(tr.tcp)
 		} else {
 			d.sockets.release(tr.udp)
 		}
-	}
-	if d.do(release) != nil {
-		release()
-	}
+	})
 }
 
 // SetPeer changes a peer. Errors: peers.ErrNotFound, peers.ErrAddrInUse, ErrTCPRemote, ErrDeviceGone. On error

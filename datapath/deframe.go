@@ -31,3 +31,12 @@ func nextFrame(stream []byte) (frame, rest []byte, ok bool, err error) {
 	}
 	return stream[:n], stream[n:], true, nil
 }
+
+// missingFrom returns how many bytes the first frame of a stream still lacks, 0 if it is complete or its length is
+// not known.
+func missingFrom(stream []byte) int {
+	if len(stream) < framePrefix {
+		return 0
+	}
+	return max(0, framePrefix+int(binary.BigEndian.Uint16(stream))-len(stream))
+}

@@ -224,5 +224,12 @@ func (d *Device) do(fn func()) error {
 	return nil
 }
 
+// doOrRun runs fn on the worker, or here if that has ended, and waits for it.
+func (d *Device) doOrRun(fn func()) {
+	if d.do(fn) != nil {
+		fn()
+	}
+}
+
 // post is do without the wait; fn is dropped when the device is gone.
 func (d *Device) post(fn func()) { d.worker.post(fn) }

@@ -129,34 +129,51 @@ func (r *receiver) connection(c *tcpConn) bool {
 		r.stream = make([]byte, streamLen+crypto.TagSize)
 	}
 	for range receivesPerTurn {
-		if c.ended || c.failed {
-			return false
-		}
-		if c.peer == nil {
+		switch c.state {
+		case tcpCarrying:
+		case tcpPlain:
 			return c.pass(r.stream[:passLen])
-		}
-		kept := copy(r.stream, c.partial)
-		space := r.stream[kept:streamLen]
-		n, err := receiveFrom(c.stream.fd, space)
-		switch {
-		case err == unix.EAGAIN:
-			return false
-		case err == unix.EINTR:
-			continue
-		case err != nil || n == 0:
-			c.end()
+		default:
 			return false
 		}
-		r.w.dev.counters.receives.Add(1)
-		rest := r.frames(c, r.stream[:kept+n])
-		c.partial = append(c.partial[:0], rest...)
+		n, space := r.segment(c)
 		const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-		if n < len(space) && c.stream.events&ending == 0 {
+		if n < space && (n == 0 || c.stream.events&ending == 0) {
 			// Edge-triggered: what comes next raises a new event. An end that came with the data does not.
+			c.shrink()
 			return false
 		}
 	}
 	return true
+}
+
+// copyLimit is how long the beginning of a frame may be, in bytes, that is copied for every read, so that a read can
+// take what follows the frame as well. Control frames and those of common packets are shorter.
+const copyLimit = 2048
+
+// segment takes what one read of a connection yields, n bytes of the space that there was. n is 0 if there was nothing.
+func (r *receiver) segment(c *tcpConn) (n, space int) {
+	if missing := missingFrom(c.partial); len(c.partial) >= copyLimit && missing > 0 {
+		// The rest of a long frame goes behind what there is of it, however many reads that takes.
+		kept := len(c.partial)
+		c.partial = slices.Grow(c.partial, missing+crypto.TagSize)
+		if n = c.read(c.partial[kept : kept+missing]); n > 0 {
+			r.w.dev.counters.receives.Add(1)
+			c.partial = c.partial[:kept+n]
+			if n == missing {
+				r.frames(c, c.partial)
+				c.partial = c.partial[:0]
+			}
+		}
+		return n, missing
+	}
+	kept := copy(r.stream, c.partial)
+	into := r.stream[kept:streamLen]
+	if n = c.read(into); n > 0 {
+		r.w.dev.counters.receives.Add(1)
+		c.partial = append(c.partial[:0], r.frames(c, r.stream[:kept+n])...)
+	}
+	return n, len(into)
 }
 
 // frames takes the whole frames of a connection's stream and returns what is left.
@@ -165,7 +182,6 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 		frame, rest, ok, err := nextFrame(stream)
 		if err != nil {
 			c.fail()
-			c.end()
 			return nil
 		}
 		if !ok {

@@ -230,13 +230,11 @@ func (s *Sockets) BeforeBind(ns netns.ID, port uint16) {
 			s.log.Warn("look up a client's socket", "port", port, "err", err)
 		}
 		gone := err == nil && !there
-		if sock.owner.do(func() {
+		sock.owner.doOrRun(func() {
 			if gone {
 				sock.owner.socketGone(sock)
 			}
 			s.release(sock)
-		}) != nil {
-			s.release(sock)
-		}
+		})
 	}
 }

@@ -44,13 +44,28 @@ type tcpConn struct {
 	stream source // the connection
 	client source // our end of the pair
 
-	peer    *peers.Peer // nil once it is removed
-	partial []byte      // the beginning of a frame that has not completely arrived
-	out     []byte      // what the connection has not taken yet, the rest of one write
-	held    bool        // the client's records wait for out
-	ended   bool        // nothing more will be read from the connection
-	failed  bool        // the peer is to be removed: transport-error
+	state   tcpState
+	peer    *peers.Peer // while the state is one that has a peer
+	partial []byte      // what has arrived and can't be passed on yet: the beginning of a frame, or a plain record
+	out     []byte      // what the connection has not taken yet, the rest of one write; the client's records wait for it
 }
+
+// tcpState is what a connection does at the moment. Only carry, end, fail and detach change it.
+type tcpState uint8
+
+const (
+	// tcpPlain: there is no peer, yet or any more, and bytes pass both ways as they come.
+	tcpPlain tcpState = iota
+	// tcpCarrying: the stream is the peer's frames.
+	tcpCarrying
+	// tcpDeaf: there is a peer, which is sent to, but nothing more is read.
+	tcpDeaf
+	// tcpFailing: the peer is removed when the turn is over, and nothing passes any more.
+	tcpFailing
+	// tcpOver: there is no peer, nor will there be another. Nothing more is read, but what the client sends is still
+	// tried.
+	tcpOver
+)
 
 // openTCP takes a client's connection. client is the end of the pair that is to replace the client's descriptor.
 func (s *Sockets) openTCP(d *Device, file *os.File) (*tcpConn, *os.File, error) {
@@ -201,7 +216,7 @@ func (c *tcpConn) start(w *worker) error {
 		return err
 	}
 	c.client.writable = func() {
-		if c.peer == nil && len(c.partial) > 0 {
+		if c.state == tcpPlain && len(c.partial) > 0 {
 			w.markReadable(&c.stream)
 		}
 	}
@@ -241,7 +256,8 @@ func (c *tcpConn) send(data []byte) (int, error) {
 	}
 }
 
-// free tries to get rid of what an earlier write left over, and reports whether there is none.
+// free tries to get rid of what an earlier write left over, and reports whether there is none any more: it went, or
+// the connection failed.
 func (c *tcpConn) free() bool {
 	if len(c.out) == 0 {
 		return true
@@ -250,7 +266,7 @@ func (c *tcpConn) free() bool {
 	if err != nil {
 		c.out = nil // nor will anything else get through
 		c.fail()
-		return false
+		return true
 	}
 	c.out = c.out[:copy(c.out, c.out[n:])]
 	return len(c.out) == 0
@@ -258,8 +274,7 @@ func (c *tcpConn) free() bool {
 
 // drained is called when the connection has room again.
 func (c *tcpConn) drained() {
-	if (c.free() || c.failed) && c.held {
-		c.held = false
+	if len(c.out) > 0 && c.free() {
 		c.dev.worker.markReadable(&c.client)
 	}
 }
@@ -269,8 +284,7 @@ func (c *tcpConn) drained() {
 func (c *tcpConn) forward(w *worker) (more bool) {
 	buf := w.rx.record[:]
 	for range receivesPerTurn {
-		if !c.free() && !c.failed {
-			c.held = true
+		if !c.free() {
 			if c.client.events&unix.EPOLLHUP != 0 {
 				c.orphan()
 			}
@@ -325,22 +339,55 @@ func (c *tcpConn) deliver(record []byte) bool {
 	return err != unix.EAGAIN
 }
 
+// carry makes the connection carry a peer's frames: tcpPlain becomes tcpCarrying.
+func (c *tcpConn) carry(p *peers.Peer) {
+	c.state, c.peer, c.partial = tcpCarrying, p, nil
+}
+
 // end is called when nothing more comes from the connection: the other side closed or reset it, or its stream is
 // out of step. The client reads what is queued and then the end. The peer stays until a send fails (kernel
-// behaviour).
+// behaviour): tcpCarrying becomes tcpDeaf, tcpPlain becomes tcpOver.
 func (c *tcpConn) end() {
-	c.ended = true
+	switch c.state {
+	case tcpCarrying:
+		c.state = tcpDeaf
+	case tcpPlain:
+		c.state = tcpOver
+	default:
+		return
+	}
 	c.partial = nil
 	_ = unix.Shutdown(c.client.fd, unix.SHUT_WR)
 }
 
-// fail has the peer removed once the turn is over, for the caller may be in the midst of using it.
+// fail has the peer removed once the turn is over, for the caller may be in the midst of using it: tcpCarrying and
+// tcpDeaf become tcpFailing. Where there is none, that was the end: tcpPlain becomes tcpOver.
 func (c *tcpConn) fail() {
-	if c.failed {
-		return
+	switch c.state {
+	case tcpCarrying, tcpDeaf:
+		c.state = tcpFailing
+		c.dev.worker.failed = append(c.dev.worker.failed, c)
+	case tcpPlain:
+		c.end()
 	}
-	c.failed = true
-	c.dev.worker.failed = append(c.dev.worker.failed, c)
+}
+
+// detach is called when the peer has been removed. What passed until now passes on as plain bytes: tcpCarrying becomes
+// tcpPlain. Otherwise nothing more comes: tcpDeaf and tcpFailing become tcpOver.
+func (c *tcpConn) detach() {
+	c.peer, c.partial = nil, nil
+	wasCarrying := c.state == tcpCarrying
+	c.state = tcpPlain
+	if !wasCarrying {
+		c.end()
+	}
+}
+
+// shrink lets go of the memory that a long frame took, once nothing is left of it.
+func (c *tcpConn) shrink() {
+	if len(c.partial) == 0 && cap(c.partial) > 2*copyLimit {
+		c.partial = nil
+	}
 }
 
 // passLen is how much of a detached connection's stream one record for the client holds.
@@ -356,19 +403,30 @@ func (c *tcpConn) pass(buf []byte) (more bool) {
 			}
 			c.partial = c.partial[:0]
 		}
-		n, err := receiveFrom(c.stream.fd, buf)
-		switch {
-		case err == unix.EAGAIN:
-			return false
-		case err == unix.EINTR:
-			continue
-		case err != nil || n == 0:
-			c.end()
+		n := c.read(buf)
+		if n == 0 {
 			return false
 		}
 		c.partial = append(c.partial, buf[:n]...)
 	}
 	return true
+}
+
+// read takes what has arrived. 0 means that there is nothing now, or that this was the end.
+func (c *tcpConn) read(buf []byte) int {
+	for {
+		n, err := receiveFrom(c.stream.fd, buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return 0
+		case err != nil || n == 0:
+			c.end()
+			return 0
+		}
+		return n
+	}
 }
 
 // receiveFrom reads from a socket of unknown mode without waiting, and without an allocation, which unix.Recvfrom
@@ -379,13 +437,4 @@ func receiveFrom(fd int, buf []byte) (int, error) {
 		return 0, errno
 	}
 	return int(n), nil
-}
-
-// detach makes the connection a plain one, as its peer has been removed.
-func (c *tcpConn) detach() {
-	c.peer = nil
-	c.partial = nil
-	if c.failed {
-		c.end()
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -222,6 +223,42 @@ func TestTCPLongestFrames(t *testing.T) {
 	write(t, client, long)
 	if got := readFrame(t, raw); !bytes.Equal(got, long) {
 		t.Errorf("the client's record arrived as %d bytes, want %d", len(got), len(long))
+	}
+}
+
+// A long frame that comes in small pieces is whole in the end, wherever the next one begins, and the memory that it took is
+// given back.
+func TestTCPLongFramesInPieces(t *testing.T) {
+	e, client, raw, key := tcpPeer(t)
+	long := frame(append([]byte{4 << 3}, make([]byte, 65534)...))
+	inner := udp4("10.8.0.2", "10.8.0.1", string(make([]byte, 65535-crypto.Overhead-28)))
+	for i, piece := range []int{1, 7, 100, copyLimit - 1, copyLimit, copyLimit + 1, 30000} {
+		stream := slices.Concat(controlFrame, long, frame(sealed(t, key, 1, uint32(i+1), inner)), controlFrame)
+		go func() {
+			for len(stream) > 0 {
+				n := min(piece, len(stream))
+				raw.Write(stream[:n])
+				stream = stream[n:]
+			}
+		}()
+		for _, want := range [][]byte{controlFrame, long, controlFrame} {
+			if got := readRecord(t, client); !bytes.Equal(got, want) {
+				t.Fatalf("pieces of %d: record of %d bytes, want %d", piece, len(got), len(want))
+			}
+		}
+		if got := e.receive(t); !bytes.Equal(got, inner) {
+			t.Fatalf("pieces of %d: packet of %d bytes, want %d", piece, len(got), len(inner))
+		}
+	}
+	write(t, raw, controlFrame[:3])
+	write(t, raw, controlFrame[3:])
+	readRecord(t, client)
+	if err := e.do(func() {
+		if c := transportOf(e.table.All()[0]).tcp; cap(c.partial) > 2*copyLimit {
+			t.Errorf("an idle connection keeps %d bytes", cap(c.partial))
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -213,7 +213,7 @@ func (t *transmitter) flush() {
 // has more to do than it can, and neither waiting nor hoarding would help (kernel behaviour, for each frame).
 func (t *transmitter) frames() {
 	b := &t.batch
-	if b.via.tcp.failed || !b.via.tcp.free() {
+	if !b.via.tcp.free() || b.via.tcp.state == tcpFailing {
 		t.sendResult(unix.EAGAIN, b.count, 0)
 		return
 	}

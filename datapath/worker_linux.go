@@ -168,7 +168,7 @@ func (w *worker) unpoll(src *source) {
 // removeFailed removes the peers whose connections failed in this turn.
 func (w *worker) removeFailed() {
 	for _, c := range w.failed {
-		if c.peer != nil {
+		if c.peer != nil { // it has not been removed for another reason
 			w.dev.remove(c.peer, peers.TransportError)
 		}
 	}
