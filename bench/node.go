@@ -83,6 +83,11 @@ func (n *Node) SetUp(link string) error {
 	return n.withLink("set up", link, func(l netlink.Link) error { return n.handle.LinkSetUp(l) })
 }
 
+// SetMTU sets the MTU of an interface in bytes.
+func (n *Node) SetMTU(link string, mtu int) error {
+	return n.withLink("set the MTU of", link, func(l netlink.Link) error { return n.handle.LinkSetMTU(l, mtu) })
+}
+
 // AddDummy adds an interface of the node's own with the given addresses and brings it up: a
 // network behind the node. It is one end of a veth pair whose other end stays unused, as not every
 // kernel has dummy interfaces.

@@ -80,7 +80,7 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 		return err
 	}
 	if tr.udp != nil {
-		d.followPath(tr, cfg.ID, cfg.Remote, cfg.ScopeID)
+		d.measurePath(tr, cfg.Remote, cfg.ScopeID, bootSeconds())
 	}
 	if client != nil {
 		defer client.Close()
@@ -170,14 +170,13 @@ func (d *Device) releaseUnused(tr *transport) {
 // SetPeer changes a peer. Errors: peers.ErrNotFound, peers.ErrAddrInUse, ErrTCPRemote, ErrDeviceGone. On error
 // nothing is changed.
 func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
-	var tr *transport
 	gone := d.do(func() {
 		p := d.table.ByID(id)
 		if p == nil {
 			err = peers.ErrNotFound
 			return
 		}
-		tr = transportOf(p)
+		tr := transportOf(p)
 		if up.Remote.IsValid() && tr.udp == nil {
 			err = ErrTCPRemote
 			return
@@ -196,6 +195,8 @@ func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
 		}
 		if up.Remote.IsValid() {
 			d.table.Rebind(p, &peers.Binding{Remote: up.Remote, ScopeID: up.ScopeID, Local: specified(up.Local)})
+			tr.path.moved()
+			d.measurePath(tr, up.Remote, up.ScopeID, d.worker.clock.boot)
 		}
 		if up.TxID != nil {
 			p.SetTxID(*up.TxID)
@@ -204,19 +205,13 @@ func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
 			d.worker.lifetimes.Set(p, *up.Keepalive, d.worker.clock.boot)
 		}
 	})
-	if err = errors.Join(gone, err); err != nil {
-		return err
-	}
-	if up.Remote.IsValid() {
-		d.followPath(tr, id, up.Remote, up.ScopeID)
-	}
-	return nil
+	return errors.Join(gone, err)
 }
 
-// followPath sizes a transport for the way to its peer. It is not the worker's job: it enters a namespace.
-func (d *Device) followPath(tr *transport, id uint32, remote netip.AddrPort, scope uint32) {
-	if err := tr.lookUpPathMTU(remote, scope); err != nil {
-		d.log.Debug("no path mtu", "peer", id, "err", err)
+// measurePath sizes a transport for the way to remote. now is the boot-time second.
+func (d *Device) measurePath(tr *transport, remote netip.AddrPort, scope uint32, now int64) {
+	if err := tr.path.measure(tr.udp.probe, d.fit, remote, scope, now); err != nil {
+		d.log.Debug("no path mtu", "err", err)
 	}
 }
 

@@ -24,6 +24,8 @@ type Config struct {
 	MTU int
 	// NetNS is where the interface is created; nil means the calling thread's. It stays the caller's.
 	NetNS *netns.NS
+	// Fit says what is done about packets that are too long for the path to their peer.
+	Fit Fit
 	// Sockets is where the device looks up clients' transport sockets, shared by all devices.
 	Sockets *Sockets
 	// Notify, if set, is called for each event, one at a time and in order, from a goroutine of the
@@ -47,6 +49,7 @@ type link interface {
 // Config.Notify.
 type Device struct {
 	mode     peers.Mode
+	fit      Fit
 	link     link
 	table    *peers.Table
 	routes   atomic.Pointer[Routes] // MP only
@@ -96,6 +99,7 @@ func newDevice(cfg Config, ifc link) (*Device, error) {
 	}
 	d := &Device{
 		mode:    cfg.Mode,
+		fit:     cfg.Fit,
 		link:    ifc,
 		table:   peers.NewTable(cfg.Mode),
 		sockets: cfg.Sockets,

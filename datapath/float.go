@@ -17,8 +17,11 @@ func (d *Device) learnEndpoint(p *peers.Peer, in *received) {
 	if binding.Remote != in.remote {
 		next := &peers.Binding{Remote: in.remote, ScopeID: scopeOf(in.remote.Addr(), in.ifindex), Local: in.local}
 		d.table.Rebind(p, next)
+		tr := transportOf(p)
+		tr.path.moved()
+		d.measurePath(tr, next.Remote, next.ScopeID, d.worker.clock.boot)
 		d.events.push(Event{
-			Kind: PeerFloated, Ifindex: d.link.Ifindex(), NetNS: transportOf(p).netns().ID(),
+			Kind: PeerFloated, Ifindex: d.link.Ifindex(), NetNS: tr.netns().ID(),
 			PeerID: p.ID(), Remote: next.Remote, ScopeID: next.ScopeID,
 		})
 		return

@@ -262,6 +262,9 @@ func (r *receiver) accept(p *peers.Peer, key *crypto.Key, in *received, inner, p
 	p.MarkReceived(r.w.clock.boot)
 	if in != nil {
 		d.learnEndpoint(p, in)
+		if in.fragment != 0 {
+			transportOf(p).path.cameInFragments(in.fragment, d.fit, r.w.clock.boot)
+		}
 	}
 	if !isIP(inner) {
 		if string(inner) == string(crypto.Keepalive[:]) {

@@ -297,11 +297,13 @@ func (c *clientSocket) imitate(fd int) error {
 	wanted := []option{
 		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT},
 		{unix.IPPROTO_UDP, unix.UDP_GRO, 1}, // Linux 5.0
+		{unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, 1},
 	}
 	if c.Family == unix.AF_INET6 {
 		required = append(required, option{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1})
 		wanted = append(wanted,
 			option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT},
+			option{unix.IPPROTO_IPV6, unix.IPV6_RECVFRAGSIZE, 1},
 			option{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL, 0})
 	}
 	for _, o := range required {

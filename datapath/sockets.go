@@ -68,6 +68,7 @@ type udpSocket struct {
 	info    udpInfo
 	ns      *netns.NS
 	assist  *groAssist // nil without UDP GRO
+	probe   *pathProbe // nil if it can't be had
 	unwatch func()
 	refs    int // guarded by Sockets.mu: peers that use it, and peers about to be added
 
@@ -173,7 +174,11 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "err", err)
 		_ = setGRO(fds[0], false)
 	}
-	sock := &udpSocket{owner: d, source: source{fd: fds[0]}, info: info, ns: ns, assist: assist, refs: 1}
+	probe, err := newPathProbe(ns, info)
+	if err != nil {
+		s.log.Warn("no path MTU will be known", "port", info.LocalPort, "err", err)
+	}
+	sock := &udpSocket{owner: d, source: source{fd: fds[0]}, info: info, ns: ns, assist: assist, probe: probe, refs: 1}
 	// gone runs while the watch may be waiting in unwatch: it must only post.
 	sock.drain = func() bool { return d.worker.rx.socket(sock) }
 	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {
@@ -207,6 +212,7 @@ func (sock *udpSocket) close() {
 	if sock.assist != nil {
 		sock.assist.close()
 	}
+	sock.probe.close()
 	unix.Close(sock.fd)
 	sock.ns.Close()
 }

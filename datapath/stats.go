@@ -47,12 +47,15 @@ type DeviceStats struct {
 	// How packets were batched: packets divided by calls is the first number to look at when
 	// throughput is low.
 	TunReads, TunWrites, Sends, Receives uint64
+	// Hints counts the ICMP messages to senders whose packets don't fit the path in one piece (Fit.Silent).
+	Hints uint64
 }
 
 // deviceCounters are written by the worker and read by anyone.
 type deviceCounters struct {
 	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
 	tunReads, tunWrites, sends, receives   atomic.Uint64
+	hints                                  atomic.Uint64
 	drops                                  [numDropReasons]atomic.Uint64
 }
 
@@ -66,6 +69,7 @@ func (c *deviceCounters) snapshot() DeviceStats {
 		TxPackets: c.txPackets.Load(), TxBytes: c.txBytes.Load(),
 		TunReads: c.tunReads.Load(), TunWrites: c.tunWrites.Load(),
 		Sends: c.sends.Load(), Receives: c.receives.Load(),
+		Hints: c.hints.Load(),
 		Drops: map[string]uint64{},
 	}
 	for r := range c.drops {

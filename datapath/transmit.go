@@ -23,6 +23,7 @@ type transmitter struct {
 	split tun.Splitter
 	batch batch
 	send  sendBuffer
+	hints hints
 }
 
 // maxInner is the longest inner packet in bytes that fits a datagram or a frame. The interface's MTU is never that
@@ -99,6 +100,11 @@ func (t *transmitter) transmit(frame []byte) {
 		p.Counters.AddVPNTx(uint64(n), t.skip())
 		return
 	}
+	if tr.udp != nil && t.w.clock.boot >= tr.path.due.Load() {
+		d.measurePath(tr, binding.Remote, binding.ScopeID, t.w.clock.boot)
+	}
+	whole := int(tr.path.whole.Load())
+	long := whole != 0 && t.split.SegmentSize() > whole && !d.fit.Silent
 	id, granted := key.Reserve(n)
 	op := crypto.Op(key.ID(), p.TxID())
 	var bytes uint64
@@ -109,6 +115,9 @@ func (t *transmitter) transmit(frame []byte) {
 		}
 		if n == 1 {
 			tr.clampMSS(packet)
+		}
+		if long && i == 0 {
+			t.tellTooBig(packet, whole)
 		}
 		bytes += uint64(len(packet))
 		key.Seal(t.slot(p, tr, binding, crypto.Overhead+len(packet)), packet, op, id+uint32(i))
@@ -242,6 +251,10 @@ func (t *transmitter) datagrams() {
 	}
 	if ok {
 		b.via.gso.refused(err, b.stride, t.w.clock.boot)
+		if now := t.w.clock.boot; err != unix.EIO && !b.via.path.measuredIn(now) {
+			// The path may have become narrower since.
+			t.w.dev.measurePath(b.via, b.binding.Remote, b.binding.ScopeID, now)
+		}
 	}
 }
 

@@ -1,8 +1,6 @@
 package datapath
 
 import (
-	"sync/atomic"
-
 	"ovpn-go/peers"
 	"ovpn-go/tun"
 	"ovpn-go/tun/netns"
@@ -15,9 +13,7 @@ type transport struct {
 	// adopted: tcp has been ours since an earlier peer, and stays so if the new one can't be added.
 	adopted bool
 	gso     gsoState // of the way to this peer; the worker's
-	// mss4 and mss6 are the largest TCP segments, inside IPv4 and IPv6, that reach the peer in one
-	// unfragmented datagram; 0: not known, or no matter.
-	mss4, mss6 atomic.Uint32
+	path    path     // what fits on the way to this peer
 }
 
 // transportOf returns p's transport.
@@ -41,12 +37,12 @@ func (t *transport) localPort() uint16 {
 	return t.udp.info.LocalPort
 }
 
-// clampMSS lowers the MSS option of a TCP SYN so that the connection's packets fit the path. A packet that does
-// not fit is fragmented and loses the batch's speed; the kernel module leaves that to the user.
+// clampMSS lowers the MSS option of a TCP SYN as Fit.MSS has it. A packet that does not fit is fragmented and
+// loses the batch's speed; the kernel module leaves that to the user.
 func (t *transport) clampMSS(packet []byte) {
-	mss := t.mss4.Load()
+	mss := t.path.mss4.Load()
 	if packet[0]>>4 == 6 {
-		mss = t.mss6.Load()
+		mss = t.path.mss6.Load()
 	}
 	if mss != 0 {
 		tun.ClampMSS(packet, uint16(mss))

@@ -16,8 +16,8 @@ const (
 	// maxUDPPayload is the longest payload of one IPv4 UDP send: 65535 less both headers. IPv6 would
 	// take 20 bytes more.
 	maxUDPPayload = 65507
-	// maxControl holds the control messages of one call: UDP_SEGMENT or UDP_GRO, IP_PKTINFO and
-	// IPV6_PKTINFO.
+	// maxControl holds the control messages of one call: UDP_SEGMENT or UDP_GRO, IP_PKTINFO,
+	// IPV6_PKTINFO and the size of fragments.
 	maxControl = 128
 )
 
@@ -158,6 +158,9 @@ type received struct {
 	remote  netip.AddrPort
 	local   netip.Addr // the datagrams' destination; invalid if the kernel did not say
 	ifindex uint32     // the interface they came in by
+	// fragment is the length in bytes of the largest IP packet in which a datagram came that was put together
+	// from several; 0: it came whole.
+	fragment int
 }
 
 // at describes buffer i of the last receive. A datagram that did not fit has length 0.
@@ -200,6 +203,8 @@ func (r *received) parseControl(level, typ int32, data []byte) {
 		if size := int(binary.NativeEndian.Uint32(data)); size > 0 {
 			r.stride = size
 		}
+	case (level == unix.IPPROTO_IP && typ == unix.IP_RECVFRAGSIZE || level == unix.IPPROTO_IPV6 && typ == unix.IPV6_RECVFRAGSIZE) && len(data) >= 4:
+		r.fragment = int(binary.NativeEndian.Uint32(data))
 	case level == unix.IPPROTO_IP && typ == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 		r.ifindex = binary.NativeEndian.Uint32(data)
 		r.local = netip.AddrFrom4([4]byte(data[8:12]))

@@ -36,6 +36,8 @@ type Config struct {
 	// Sockets are the transport sockets that devices share, which stay the caller's; nil makes the server own
 	// a set of its own.
 	Sockets *datapath.Sockets
+	// Fit is what the devices do about packets that are too long for the path.
+	Fit datapath.Fit
 }
 
 // Server is the control plane: the links of kind ovpn, the generic netlink family and the sockets that talk to
@@ -44,6 +46,7 @@ type Server struct {
 	log        *slog.Logger
 	sockets    *datapath.Sockets
 	ownSockets bool
+	fit        datapath.Fit
 	home       *netns.NS // of the program itself
 	ids        familyIDs
 
@@ -69,6 +72,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		log:           cfg.Logger,
 		sockets:       cfg.Sockets,
+		fit:           cfg.Fit,
 		newDevice:     openDevice,
 		linkExists:    (*GenericSocket).interfaceExists,
 		configureLink: configureLink,

@@ -14,6 +14,7 @@ import (
 
 func newExecCommand() *cobra.Command {
 	var logging logFlags
+	var fit fitFlags
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a client of the kernel's ovpn module, unchanged, on this program instead",
@@ -31,12 +32,16 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 		Args:                  cobra.MinimumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			fit, err := fit.parse()
+			if err != nil {
+				return err
+			}
 			log, closeLog, err := logging.open()
 			if err != nil {
 				return err
 			}
 			defer closeLog()
-			status, err := runClient(cmd, args, log)
+			status, err := runClient(cmd, args, fit, log)
 			if err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
 			}
@@ -46,18 +51,19 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 		},
 	}
 	logging.register(cmd.Flags())
+	fit.register(cmd.Flags())
 	return cmd
 }
 
 // runClient returns how the client ended, once nothing of it, of the server or of their devices is left.
-func runClient(cmd *cobra.Command, args []string, log *slog.Logger) (status exec.Status, err error) {
+func runClient(cmd *cobra.Command, args []string, fit datapath.Fit, log *slog.Logger) (status exec.Status, err error) {
 	failed := exec.Status{Code: 126} // as a shell says: found, but not to be run
 	sockets, err := datapath.NewSockets(log)
 	if err != nil {
 		return failed, err
 	}
 	defer sockets.Close()
-	server, err := netlinksrv.New(netlinksrv.Config{Logger: log, Sockets: sockets})
+	server, err := netlinksrv.New(netlinksrv.Config{Logger: log, Sockets: sockets, Fit: fit})
 	if err != nil {
 		return failed, err
 	}
