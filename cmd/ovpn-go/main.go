@@ -54,7 +54,8 @@ program. Unmodified clients of the kernel module, such as OpenVPN 2.7, run on it
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newExecCommand(), newDemoCommand())
+	root.AddCommand(newExecCommand(), newLinkCommand(), newPeerCommand(), newKeyCommand(), newShowCommand(),
+		newMonitorCommand(), newDemoCommand(), newHoldCommand())
 	return root
 }
 
