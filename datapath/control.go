@@ -114,18 +114,20 @@ func (cfg *PeerConfig) substitute(file *os.File) error {
 	return nil
 }
 
-// add makes a peer of a transport that is ready. It runs on the worker; on error nothing is changed.
+// add makes a peer of a transport that is ready, between turns; on error nothing is changed.
 func (d *Device) add(cfg PeerConfig, tr *transport) error {
 	if tr.udp != nil {
-		if err := d.worker.poll(&tr.udp.source, unix.EPOLLIN); err != nil {
-			return err
+		for i, w := range d.workers {
+			if err := w.poll(&tr.udp.lanes[i], unix.EPOLLIN); err != nil {
+				return err
+			}
 		}
 	}
 	if tr.tcp != nil {
-		if tr.tcp.state != tcpPlain {
+		if tcpState(tr.tcp.state.Load()) != tcpPlain {
 			return attachError(unix.EBUSY, errors.New("the connection carries another peer, or nothing any more"))
 		}
-		if err := tr.tcp.start(d.worker); err != nil {
+		if err := tr.tcp.start(d.owner(cfg.ID)); err != nil {
 			return err
 		}
 	}
@@ -145,7 +147,7 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 		d.removed(replaced, peers.Teardown)
 	}
 	if cfg.Keepalive != nil {
-		d.worker.lifetimes.Set(p, *cfg.Keepalive, d.worker.clock.boot)
+		d.owner(cfg.ID).lifetimes.Set(p, *cfg.Keepalive, bootSeconds())
 	}
 	if d.mode == peers.P2P {
 		d.setCarrier(true)
@@ -158,7 +160,7 @@ func (d *Device) releaseUnused(tr *transport) {
 	if tr.adopted {
 		return
 	}
-	d.doOrRun(func() {
+	d.exclusively(func() {
 		if tr.tcp != nil {
 			d.sockets.releaseTCP(tr.tcp)
 		} else {
@@ -196,13 +198,13 @@ func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
 		if up.Remote.IsValid() {
 			d.table.Rebind(p, &peers.Binding{Remote: up.Remote, ScopeID: up.ScopeID, Local: specified(up.Local)})
 			tr.path.moved()
-			d.measurePath(tr, up.Remote, up.ScopeID, d.worker.clock.boot)
+			d.measurePath(tr, up.Remote, up.ScopeID, bootSeconds())
 		}
 		if up.TxID != nil {
 			p.SetTxID(*up.TxID)
 		}
 		if up.Keepalive != nil {
-			d.worker.lifetimes.Set(p, *up.Keepalive, d.worker.clock.boot)
+			d.owner(id).lifetimes.Set(p, *up.Keepalive, bootSeconds())
 		}
 	})
 	return errors.Join(gone, err)
@@ -255,7 +257,7 @@ func (d *Device) Peers() (infos []PeerInfo) {
 	return infos
 }
 
-// describe runs on the worker, between two turns: all counters have been published then.
+// describe runs between turns: all counters have been published then.
 func describe(p *peers.Peer) PeerInfo {
 	info := PeerInfo{
 		ID: p.ID(), TxID: p.TxID(), VPN4: p.VPN4(), VPN6: p.VPN6(),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -26,6 +27,9 @@ type Config struct {
 	NetNS *netns.NS
 	// Fit says what is done about packets that are too long for the path to their peer.
 	Fit Fit
+	// Workers is how many goroutines move the device's packets, 1 to MaxWorkers, each by a queue of the
+	// interface and a data socket beside each client socket; 0 lets mode and processors decide.
+	Workers int
 	// Sockets is where the device looks up clients' transport sockets, shared by all devices.
 	Sockets *Sockets
 	// Notify, if set, is called for each event, one at a time and in order, from a goroutine of the
@@ -48,16 +52,27 @@ type link interface {
 // Device is one interface of kind ovpn with its peers. Its methods may be called concurrently, but not from
 // Config.Notify.
 type Device struct {
-	mode     peers.Mode
-	fit      Fit
-	link     link
-	table    *peers.Table
-	routes   atomic.Pointer[Routes] // MP only
-	sockets  *Sockets
-	events   *events
-	worker   *worker
-	counters deviceCounters
-	log      *slog.Logger
+	mode    peers.Mode
+	fit     Fit
+	link    link
+	table   *peers.Table
+	routes  atomic.Pointer[Routes] // MP only
+	sockets *Sockets
+	events  *events
+	workers []*worker
+	running sync.WaitGroup // the workers' goroutines
+	log     *slog.Logger
+
+	// turns is held by each worker, shared, while it has its turn, and alone by whoever changes what turns
+	// take for granted: peers and their sockets come and go between the turns of all workers. So a peer that
+	// a turn has found is good until the turn's end, and nobody uses one that was removed.
+	turns    sync.RWMutex
+	conns    map[*tcpConn]struct{} // guarded by turns: those that a worker polls
+	stopping bool                  // guarded by turns: there are no more turns
+
+	// bindings makes one of looking at a peer's binding, changing it and announcing that: packets of one peer
+	// may reach several workers.
+	bindings sync.Mutex
 
 	moving sync.Mutex
 	place  netns.ID // where routes are from; guarded by moving
@@ -69,12 +84,17 @@ type Device struct {
 // New creates the interface and starts to move packets. Errors keep the kernel's errno, such as EEXIST when the
 // name is taken.
 func New(cfg Config) (*Device, error) {
+	workers, err := workersFor(cfg.Workers, cfg.Mode, runtime.GOMAXPROCS(0))
+	if err != nil {
+		return nil, err
+	}
 	ifc, err := tun.Open(tun.Config{
 		Name:  cfg.Name,
 		MTU:   cfg.MTU,
 		NetNS: cfg.NetNS,
 		// An MP device is always ready; a P2P device when its peer is there (kernel behaviour).
 		Carrier: cfg.Mode == peers.MP,
+		Queues:  workers,
 	})
 	if err != nil {
 		return nil, err
@@ -104,28 +124,48 @@ func newDevice(cfg Config, ifc link) (*Device, error) {
 		table:   peers.NewTable(cfg.Mode),
 		sockets: cfg.Sockets,
 		log:     cfg.Logger.With("iface", name),
+		conns:   map[*tcpConn]struct{}{},
 		place:   ifc.NetNS().ID(),
 		done:    make(chan struct{}),
 	}
 	if err := d.mirrorRoutes(); err != nil {
 		return nil, err
 	}
-	if d.worker, err = newWorker(d, ifc.Queues()[0]); err != nil {
-		if routes := d.routes.Load(); routes != nil {
-			routes.Close()
+	for i, queue := range ifc.Queues() {
+		w, err := newWorker(d, i, queue)
+		if err != nil {
+			d.closeDescriptors()
+			if routes := d.routes.Load(); routes != nil {
+				routes.Close()
+			}
+			return nil, err
 		}
-		return nil, err
+		d.workers = append(d.workers, w)
 	}
 	d.events = newEvents(notify)
-	go d.worker.run()
+	for _, w := range d.workers {
+		d.running.Go(w.run)
+	}
 	go d.await()
-	d.log.Info("device created", "mode", d.mode.String(), "ifindex", ifc.Ifindex())
+	d.log.Info("device created", "mode", d.mode.String(), "ifindex", ifc.Ifindex(), "workers", len(d.workers))
 	return d, nil
 }
 
-// await releases what the worker leaves behind.
+// owner returns the worker that a peer's packets are received by, and that looks after its keepalive.
+func (d *Device) owner(peerID uint32) *worker {
+	return d.workers[peerID%uint32(len(d.workers))]
+}
+
+func (d *Device) closeDescriptors() {
+	for _, w := range d.workers {
+		w.closeDescriptors()
+	}
+}
+
+// await releases what the workers leave behind.
 func (d *Device) await() {
-	<-d.worker.done
+	d.running.Wait()
+	d.exclusively(d.closeDescriptors)
 	if err := d.link.Close(); err != nil {
 		d.log.Warn("close interface", "err", err)
 	}
@@ -194,13 +234,19 @@ func (d *Device) Mode() peers.Mode { return d.mode }
 func (d *Device) Done() <-chan struct{} { return d.done }
 
 // Stats returns the device's counters.
-func (d *Device) Stats() DeviceStats { return d.counters.snapshot() }
+func (d *Device) Stats() DeviceStats {
+	s := DeviceStats{Drops: map[string]uint64{}}
+	for _, w := range d.workers {
+		w.counters.addTo(&s)
+	}
+	return s
+}
 
 // Close removes all peers (reason teardown), then deletes the interface. It returns when the controller has
 // been told and everything is released.
 func (d *Device) Close() error {
 	d.Teardown()
-	d.do(func() { d.worker.stopped = true })
+	_ = d.do(d.stop)
 	<-d.done
 	return nil
 }
@@ -213,27 +259,38 @@ func (d *Device) Teardown() {
 	}
 }
 
-// linkGone runs on the worker when the interface was deleted behind our back.
-func (d *Device) linkGone() {
+// stop removes all peers and ends the workers, between turns.
+func (d *Device) stop() {
 	d.removeAll()
-	d.worker.stopped = true
-}
-
-// do runs fn on the worker, between two turns, and waits for it. Whatever changes what the worker uses without
-// being made for concurrent use goes through here.
-func (d *Device) do(fn func()) error {
-	if !d.worker.do(fn) {
-		return ErrDeviceGone
+	for c := range d.conns {
+		d.sockets.releaseTCP(c)
 	}
-	return nil
+	d.stopping = true
+	for _, w := range d.workers {
+		w.awake()
+	}
 }
 
-// doOrRun runs fn on the worker, or here if that has ended, and waits for it.
-func (d *Device) doOrRun(fn func()) {
-	if d.do(fn) != nil {
+// do runs fn while no worker has a turn, and waits until that is so. Whatever changes what the workers use without
+// being made for concurrent use goes through here, but not from within a turn. The error is ErrDeviceGone, when
+// there will be no more turns.
+func (d *Device) do(fn func()) (err error) {
+	d.exclusively(func() {
+		if d.stopping {
+			err = ErrDeviceGone
+			return
+		}
 		fn()
-	}
+		for _, w := range d.workers {
+			w.arm()
+		}
+	})
+	return err
 }
 
-// post is do without the wait; fn is dropped when the device is gone.
-func (d *Device) post(fn func()) { d.worker.post(fn) }
+// exclusively is do for what has to be done even if the device is gone.
+func (d *Device) exclusively(fn func()) {
+	d.turns.Lock()
+	defer d.turns.Unlock()
+	fn()
+}

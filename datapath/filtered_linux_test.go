@@ -129,7 +129,7 @@ func TestPacketFilterSeesEveryRefusedDatagram(t *testing.T) {
 	s := newStage(t)
 	p := s.dev.table.Sole()
 	client := udpSocketIn(t, ns, unix.AF_INET, func(int) error { return nil })
-	p.SetTransport(&transport{udp: &udpSocket{owner: s.dev, source: source{fd: rawFD(t, client)}, info: udpInfo{Family: unix.AF_INET}}})
+	p.SetTransport(&transport{udp: &udpSocket{owner: s.dev, lanes: []source{{fd: rawFD(t, client)}}, info: udpInfo{Family: unix.AF_INET}}})
 	s.dev.table.Rebind(p, &peers.Binding{Remote: s.from})
 
 	const frames = 3
@@ -140,7 +140,7 @@ func TestPacketFilterSeesEveryRefusedDatagram(t *testing.T) {
 	if got, want := filter.dropped(t), uint64(frames*stageSegments); got != want {
 		t.Errorf("the packet filter counted %d packets, want %d", got, want)
 	}
-	if got := s.dev.counters.snapshot().Drops[DropSend.String()]; got != frames*stageSegments {
+	if got := s.dev.Stats().Drops[DropSend.String()]; got != frames*stageSegments {
 		t.Errorf("%d datagrams counted as refused, want %d", got, frames*stageSegments)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -24,13 +25,15 @@ import (
 //
 // groAssist mends both: more members that vote for merging, and control packets are given back.
 
-// groAssist goes with the sockets that shareUDP made for one client's socket. It is not safe for concurrent use.
+// groAssist goes with the sockets that shareUDP made for one client's socket.
 type groAssist struct {
 	port   uint16
 	decoys []int
 	raw4   int
 	raw6   int
-	buf    []byte
+
+	mu  sync.Mutex
+	buf []byte // guarded by mu: the packet in hand
 }
 
 // maxDecoys limits the descriptors spent on one client's socket, minDecoys what is left to chance on kernels
@@ -148,8 +151,11 @@ const (
 )
 
 // giveBack puts a datagram that one of our sockets received from the peer at from, for the local address to, into
-// the client's receive queue, with from as its sender. It reports whether the kernel took it.
+// the client's receive queue, with from as its sender. It reports whether the kernel took it. It may be called
+// concurrently.
 func (g *groAssist) giveBack(datagram []byte, from netip.AddrPort, to netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	switch {
 	case to.IsMulticast():
 		return false // it would leave the host

@@ -32,6 +32,6 @@ func (t *transmitter) tellTooBig(packet []byte, whole int) {
 	// A vnet header of zeros: nothing is left for the stack to do. If it won't have the message, the next packet
 	// brings another.
 	if _, err := t.w.queue.Write(h.frame[:tun.VnetHdrLen+n]); err == nil {
-		t.w.dev.counters.hints.Add(1)
+		t.w.counters.hints.Add(1)
 	}
 }

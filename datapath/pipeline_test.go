@@ -28,12 +28,12 @@ func newStage(t testing.TB) *stage {
 	// memory.
 	kernel.Close()
 	d := &Device{mode: peers.P2P, table: peers.NewTable(peers.P2P), log: slog.New(slog.DiscardHandler)}
-	w, err := newWorker(d, queue)
+	w, err := newWorker(d, 0, queue)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.closeDescriptors)
-	d.worker = w
+	d.workers = []*worker{w}
 
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -56,7 +56,7 @@ func newStage(t testing.TB) *stage {
 	own, other := keyPair(crypto.AESGCM, 0)
 	s.key = other
 	p := peers.New(peers.Config{ID: 1, TxID: 1})
-	p.SetTransport(&transport{udp: &udpSocket{owner: d, source: source{fd: fd}, info: udpInfo{Family: unix.AF_INET}}})
+	p.SetTransport(&transport{udp: &udpSocket{owner: d, lanes: []source{{fd: fd}}, info: udpInfo{Family: unix.AF_INET}}})
 	if _, err := d.table.Add(p); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestTransmitDoesNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations per super-frame, want 0", n)
 	}
-	st := s.dev.counters.snapshot()
+	st := s.dev.Stats()
 	if st.TxPackets != 101*stageSegments || len(st.Drops) != 0 {
 		t.Errorf("stats = %+v, want %d packets and no drops", st, 101*stageSegments)
 	}
@@ -152,7 +152,7 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 		t.Errorf("%d packets received, want %d", got, 101*stageSegments)
 	}
 	// The stack's end is gone, as an interface is that is down: nothing was delivered, and all of it dropped.
-	st := s.dev.counters.snapshot()
+	st := s.dev.Stats()
 	if st.RxPackets != 0 || st.Drops[DropLink.String()] != 101*stageSegments {
 		t.Errorf("stats = %+v, want no packets and %d drops for the link", st, 101*stageSegments)
 	}
@@ -163,13 +163,13 @@ func TestTooLongPacketIsDropped(t *testing.T) {
 	frame := make([]byte, tun.VnetHdrLen+65535)
 	frame[tun.VnetHdrLen] = 0x45
 	s.tx.transmit(frame)
-	if got := s.dev.counters.snapshot().Drops[DropTooLong.String()]; got != 1 {
+	if got := s.dev.Stats().Drops[DropTooLong.String()]; got != 1 {
 		t.Errorf("%d drops, want 1", got)
 	}
 	longest := frame[:tun.VnetHdrLen+maxInner]
 	s.tx.transmit(longest)
 	s.tx.flush()
-	if st := s.dev.counters.snapshot(); st.TxPackets != 1 {
+	if st := s.dev.Stats(); st.TxPackets != 1 {
 		t.Errorf("stats = %+v, want the longest packet sent", st)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"ovpn-go/tun"
 )
 
-// receiver opens datagrams into the coalescer's super-frames. It belongs to the worker.
+// receiver opens a worker's datagrams into the coalescer's super-frames.
 //
 // Buffers: vector holds what the last recvmmsg returned; each packet is opened from there straight into
 // the coalescer's frame, which is written out when the turn ends at the latest.
@@ -54,7 +54,7 @@ func (r *receiver) turn() {
 		src := r.w.readable[0]
 		r.w.readable = slices.Delete(r.w.readable, 0, 1)
 		src.readable = false
-		if src.drain() && src.polled {
+		if src.drain() && src.worker != nil {
 			r.w.markReadable(src)
 		}
 	}
@@ -63,8 +63,9 @@ func (r *receiver) turn() {
 
 // socket takes a UDP socket's datagrams and reports whether there may be more.
 func (r *receiver) socket(sock *udpSocket) bool {
+	fd := sock.lanes[r.w.index].fd
 	for range receivesPerTurn {
-		n, err := r.vector.receive(sock.fd)
+		n, err := r.vector.receive(fd)
 		if err == unix.EINTR {
 			continue
 		}
@@ -72,7 +73,7 @@ func (r *receiver) socket(sock *udpSocket) bool {
 			// Anything but EAGAIN is an error report queued by the kernel (ICMP), gone with this call.
 			return err != unix.EAGAIN
 		}
-		r.w.dev.counters.receives.Add(1)
+		r.w.counters.receives.Add(1)
 		for i := range n {
 			r.buffer(sock, r.vector.at(i))
 		}
@@ -100,24 +101,24 @@ func (r *receiver) buffer(sock *udpSocket, in received) {
 func (r *receiver) datagram(sock *udpSocket, in *received, packet []byte) {
 	d := r.w.dev
 	if len(packet) < 4 {
-		d.counters.drop(DropRunt, 1)
+		r.w.counters.drop(DropRunt, 1)
 		return
 	}
 	switch crypto.Opcode(packet[0]) {
 	case crypto.OpcodeDataV2:
 	case crypto.OpcodeDataV1:
-		d.counters.drop(DropOpcode, 1)
+		r.w.counters.drop(DropOpcode, 1)
 		return
 	default:
 		// A control packet that GRO has put behind data packets.
 		if sock.assist == nil || !sock.assist.giveBack(packet, in.remote, in.local) {
-			d.counters.drop(DropClient, 1)
+			r.w.counters.drop(DropClient, 1)
 		}
 		return
 	}
 	p := d.peerByPacket(packet, in.remote)
 	if p == nil {
-		d.counters.drop(DropUnknownPeer, 1)
+		r.w.counters.drop(DropUnknownPeer, 1)
 		return
 	}
 	r.packet(p, in, packet)
@@ -129,7 +130,7 @@ func (r *receiver) connection(c *tcpConn) bool {
 		r.stream = make([]byte, streamLen+crypto.TagSize)
 	}
 	for range receivesPerTurn {
-		switch c.state {
+		switch tcpState(c.state.Load()) {
 		case tcpCarrying:
 		case tcpPlain:
 			return c.pass(r.stream[:passLen])
@@ -158,7 +159,7 @@ func (r *receiver) segment(c *tcpConn) (n, space int) {
 		kept := len(c.partial)
 		c.partial = slices.Grow(c.partial, missing+crypto.TagSize)
 		if n = c.read(c.partial[kept : kept+missing]); n > 0 {
-			r.w.dev.counters.receives.Add(1)
+			r.w.counters.receives.Add(1)
 			c.partial = c.partial[:kept+n]
 			if n == missing {
 				r.frames(c, c.partial)
@@ -170,7 +171,7 @@ func (r *receiver) segment(c *tcpConn) (n, space int) {
 	kept := copy(r.stream, c.partial)
 	into := r.stream[kept:streamLen]
 	if n = c.read(into); n > 0 {
-		r.w.dev.counters.receives.Add(1)
+		r.w.counters.receives.Add(1)
 		c.partial = append(c.partial[:0], r.frames(c, r.stream[:kept+n])...)
 	}
 	return n, len(into)
@@ -181,7 +182,7 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 	for {
 		frame, rest, ok, err := nextFrame(stream)
 		if err != nil {
-			c.fail()
+			c.fail(r.w)
 			return nil
 		}
 		if !ok {
@@ -191,20 +192,20 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 		packet := frame[framePrefix:]
 		switch {
 		case len(packet) < 4:
-			r.w.dev.counters.drop(DropRunt, 1)
-			c.fail()
+			r.w.counters.drop(DropRunt, 1)
+			c.fail(r.w)
 			return nil
 		case crypto.Opcode(packet[0]) == crypto.OpcodeDataV2:
 			r.packet(c.peer, nil, packet)
 		case crypto.Opcode(packet[0]) == crypto.OpcodeDataV1:
-			r.w.dev.counters.drop(DropOpcode, 1)
-			c.fail()
+			r.w.counters.drop(DropOpcode, 1)
+			c.fail(r.w)
 			return nil
 		default:
 			// A client that does not read loses it, as it would lose datagrams: the control channel repeats
 			// what was not acknowledged.
 			if !c.deliver(frame) {
-				r.w.dev.counters.drop(DropClient, 1)
+				r.w.counters.drop(DropClient, 1)
 			}
 		}
 	}
@@ -213,7 +214,6 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 // packet takes one DATA_V2 packet to the interface, or drops it. in says where it came from; nil on TCP, where
 // the connection is the peer's address.
 func (r *receiver) packet(p *peers.Peer, in *received, packet []byte) {
-	d := r.w.dev
 	if p != r.tally.peer {
 		r.flush()
 		r.tally.peer = p
@@ -222,11 +222,11 @@ func (r *receiver) packet(p *peers.Peer, in *received, packet []byte) {
 	r.tally.bytes += uint64(len(packet))
 	key := p.Keys.ByID(crypto.KeyID(packet[0]))
 	if key == nil {
-		d.counters.drop(DropUnknownKey, 1)
+		r.w.counters.drop(DropUnknownKey, 1)
 		return
 	}
 	if len(packet) < crypto.Overhead {
-		d.counters.drop(DropRunt, 1)
+		r.w.counters.drop(DropRunt, 1)
 		return
 	}
 	n := len(packet) - crypto.Overhead
@@ -239,12 +239,12 @@ func (r *receiver) packet(p *peers.Peer, in *received, packet []byte) {
 			r.coalesce.Abandon()
 		}
 		if reason != numDropReasons {
-			d.counters.drop(reason, 1)
+			r.w.counters.drop(reason, 1)
 		}
 		return
 	}
 	if dropped := r.coalesce.Commit(); dropped > 0 {
-		d.counters.drop(DropLink, dropped)
+		r.w.counters.drop(DropLink, dropped)
 	}
 }
 
@@ -261,7 +261,7 @@ func (r *receiver) accept(p *peers.Peer, key *crypto.Key, in *received, inner, p
 	}
 	p.MarkReceived(r.w.clock.boot)
 	if in != nil {
-		d.learnEndpoint(p, in)
+		d.learnEndpoint(p, in, r.w.clock.boot)
 		if in.fragment != 0 {
 			transportOf(p).path.cameInFragments(in.fragment, d.fit, r.w.clock.boot)
 		}
@@ -281,7 +281,7 @@ func (r *receiver) accept(p *peers.Peer, key *crypto.Key, in *received, inner, p
 
 // flush writes out the frame in hand and publishes the tally.
 func (r *receiver) flush() {
-	c := &r.w.dev.counters
+	c := &r.w.counters
 	if dropped := r.coalesce.Flush(); dropped > 0 {
 		c.drop(DropLink, dropped)
 	}

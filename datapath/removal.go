@@ -5,7 +5,7 @@ import (
 	"ovpn-go/peers"
 )
 
-// What is in this file runs on the worker.
+// What is in this file is done between the turns of all workers, but for exhausted.
 
 // remove takes a peer out of the device.
 func (d *Device) remove(p *peers.Peer, reason peers.DelReason) {
@@ -20,8 +20,7 @@ func (d *Device) remove(p *peers.Peer, reason peers.DelReason) {
 
 // removed does what follows when a peer has left the table: the controller is told, then the socket released.
 func (d *Device) removed(p *peers.Peer, reason peers.DelReason) {
-	d.worker.lifetimes.Forget(p)
-	d.worker.tx.flush()
+	d.owner(p.ID()).lifetimes.Forget(p)
 	p.Keys.Delete(crypto.Primary)
 	p.Keys.Delete(crypto.Secondary)
 	s := p.Counters.Stats()
@@ -48,8 +47,12 @@ func (d *Device) removeAll() {
 	}
 }
 
-// expire is the keepalive schedule's verdict on a silent peer.
-func (d *Device) expire(p *peers.Peer) { d.remove(p, peers.Expired) }
+// expire removes a peer that the keepalive schedule has found silent, unless it has been given a new setting since.
+func (d *Device) expire(p *peers.Peer) {
+	if p.Keepalive().Enabled() && !d.owner(p.ID()).lifetimes.Has(p) {
+		d.remove(p, peers.Expired)
+	}
+}
 
 // socketGone removes the peers that used a client's socket which the client has closed for good.
 func (d *Device) socketGone(sock *udpSocket) {
@@ -60,7 +63,7 @@ func (d *Device) socketGone(sock *udpSocket) {
 	}
 }
 
-// exhausted takes a key without packet ids out of use, and says so once.
+// exhausted takes a key without packet ids out of use, and says so once. Several workers may find out at once.
 func (d *Device) exhausted(p *peers.Peer, key *crypto.Key) {
 	if !key.ReportExhaustion() || !p.Keys.Remove(key) {
 		return

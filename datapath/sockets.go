@@ -60,9 +60,9 @@ func NewSockets(log *slog.Logger) (*Sockets, error) {
 // Close stops watching. The devices must be gone.
 func (s *Sockets) Close() { s.watch.close() }
 
-// udpSocket is a device's own socket beside a client's: bound to the same address, it receives the
+// udpSocket is a device's own sockets beside a client's: bound to the same address, they receive the
 // data packets while the client's keeps receiving the control packets. Several peers of the device
-// may share it.
+// may share them.
 type udpSocket struct {
 	owner   *Device
 	info    udpInfo
@@ -72,8 +72,7 @@ type udpSocket struct {
 	unwatch func()
 	refs    int // guarded by Sockets.mu: peers that use it, and peers about to be added
 
-	// What follows belongs to the owner's worker.
-	source
+	lanes []source // one for each of the owner's workers, which receives and sends by it
 }
 
 // newTransport makes d's transport of a client's socket. client is nil, or what is to replace the client's
@@ -159,7 +158,7 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 	if err != nil {
 		return nil, attachError(unix.EINVAL, err)
 	}
-	fds, info, err := shareUDP(client, 1)
+	fds, info, err := shareUDP(client, len(d.workers))
 	if err != nil {
 		ns.Close()
 		var errno unix.Errno
@@ -172,17 +171,21 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 	if err != nil {
 		// Slower, but the client's control packets are safe.
 		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "err", err)
-		_ = setGRO(fds[0], false)
+		for _, fd := range fds {
+			_ = setGRO(fd, false)
+		}
 	}
-	probe, err := newPathProbe(ns, info)
-	if err != nil {
+	sock := &udpSocket{owner: d, info: info, ns: ns, assist: assist, refs: 1}
+	for i, fd := range fds {
+		w := d.workers[i]
+		sock.lanes = append(sock.lanes, source{fd: fd, drain: func() bool { return w.rx.socket(sock) }})
+	}
+	if sock.probe, err = newPathProbe(ns, info); err != nil {
 		s.log.Warn("no path MTU will be known", "port", info.LocalPort, "err", err)
 	}
-	sock := &udpSocket{owner: d, source: source{fd: fds[0]}, info: info, ns: ns, assist: assist, probe: probe, refs: 1}
-	// gone runs while the watch may be waiting in unwatch: it must only post.
-	sock.drain = func() bool { return d.worker.rx.socket(sock) }
 	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {
-		d.post(func() { d.socketGone(sock) })
+		// The watch may be waiting for this call, in unwatch, between turns.
+		go d.do(func() { d.socketGone(sock) })
 	})
 	if err != nil {
 		sock.close()
@@ -192,8 +195,7 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 	return sock, nil
 }
 
-// release drops one use of sock. After the last one the address belongs to the client alone. It is called
-// by the worker of the socket's device, or when that has ended.
+// release drops one use of sock, between turns. After the last one the address belongs to the client alone.
 func (s *Sockets) release(sock *udpSocket) {
 	// Held to the end: an attach of the same client socket must not find ours half released.
 	s.mu.Lock()
@@ -204,7 +206,6 @@ func (s *Sockets) release(sock *udpSocket) {
 	}
 	delete(s.attached, sock.info.Cookie)
 	sock.unwatch()
-	sock.owner.worker.unpoll(&sock.source)
 	sock.close()
 }
 
@@ -213,7 +214,10 @@ func (sock *udpSocket) close() {
 		sock.assist.close()
 	}
 	sock.probe.close()
-	unix.Close(sock.fd)
+	for i := range sock.lanes {
+		sock.lanes[i].unpoll()
+		unix.Close(sock.lanes[i].fd)
+	}
 	sock.ns.Close()
 }
 
@@ -236,7 +240,7 @@ func (s *Sockets) BeforeBind(ns netns.ID, port uint16) {
 			s.log.Warn("look up a client's socket", "port", port, "err", err)
 		}
 		gone := err == nil && !there
-		sock.owner.doOrRun(func() {
+		sock.owner.exclusively(func() {
 			if gone {
 				sock.owner.socketGone(sock)
 			}

@@ -51,31 +51,32 @@ type DeviceStats struct {
 	Hints uint64
 }
 
-// deviceCounters are written by the worker and read by anyone.
-type deviceCounters struct {
+// workerCounters are a worker's share of its device's. They are written by the worker and read by anyone.
+type workerCounters struct {
 	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
 	tunReads, tunWrites, sends, receives   atomic.Uint64
 	hints                                  atomic.Uint64
 	drops                                  [numDropReasons]atomic.Uint64
 }
 
-func (c *deviceCounters) drop(reason DropReason, packets int) {
+func (c *workerCounters) drop(reason DropReason, packets int) {
 	c.drops[reason].Add(uint64(packets))
 }
 
-func (c *deviceCounters) snapshot() DeviceStats {
-	s := DeviceStats{
-		RxPackets: c.rxPackets.Load(), RxBytes: c.rxBytes.Load(),
-		TxPackets: c.txPackets.Load(), TxBytes: c.txBytes.Load(),
-		TunReads: c.tunReads.Load(), TunWrites: c.tunWrites.Load(),
-		Sends: c.sends.Load(), Receives: c.receives.Load(),
-		Hints: c.hints.Load(),
-		Drops: map[string]uint64{},
-	}
+// addTo adds what was counted to s.
+func (c *workerCounters) addTo(s *DeviceStats) {
+	s.RxPackets += c.rxPackets.Load()
+	s.RxBytes += c.rxBytes.Load()
+	s.TxPackets += c.txPackets.Load()
+	s.TxBytes += c.txBytes.Load()
+	s.TunReads += c.tunReads.Load()
+	s.TunWrites += c.tunWrites.Load()
+	s.Sends += c.sends.Load()
+	s.Receives += c.receives.Load()
+	s.Hints += c.hints.Load()
 	for r := range c.drops {
 		if n := c.drops[r].Load(); n > 0 {
-			s.Drops[DropReason(r).String()] = n
+			s.Drops[DropReason(r).String()] += n
 		}
 	}
-	return s
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,7 +34,8 @@ const (
 // When the peer is removed the connection lives on until the client closes its end, as a plain stream: bytes pass
 // both ways as they come.
 //
-// All fields but the first group belong to the device's worker.
+// It is polled by one worker, which alone reads from both ends. What a turn of any worker seals for the peer is
+// written by that worker.
 type tcpConn struct {
 	dev       *Device
 	ns        *netns.NS
@@ -44,13 +47,18 @@ type tcpConn struct {
 	stream source // the connection
 	client source // our end of the pair
 
-	state   tcpState
-	peer    *peers.Peer // while the state is one that has a peer
-	partial []byte      // what has arrived and can't be passed on yet: the beginning of a frame, or a plain record
-	out     []byte      // what the connection has not taken yet, the rest of one write; the client's records wait for it
+	worker  *worker       // that polls it, once there was a peer
+	state   atomic.Uint32 // a tcpState
+	peer    *peers.Peer   // while the state is one that has a peer; changes between turns
+	partial []byte        // the worker's: what has arrived and can't be passed on yet: the beginning of a frame, or a plain record
+	held    bool          // the worker's: the client's records wait for out
+
+	mu  sync.Mutex // held while writing to the connection
+	out []byte     // guarded by mu: what the connection has not taken yet, the rest of one write
 }
 
-// tcpState is what a connection does at the moment. Only carry, end, fail and detach change it.
+// tcpState is what a connection does at the moment. Only carry, end, fail and detach change it: carry and detach between
+// turns, end in a turn of the worker that polls the connection, fail in any worker's.
 type tcpState uint8
 
 const (
@@ -171,21 +179,21 @@ func (c *tcpConn) pair() (*os.File, error) {
 	return client, nil
 }
 
-// releaseTCP closes a connection. It runs on the worker of its device, or when that has ended.
+// releaseTCP closes a connection, between turns.
 func (s *Sockets) releaseTCP(c *tcpConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, cookie := range c.cookies {
 		delete(s.tcp, cookie)
 	}
-	delete(c.dev.worker.conns, c)
+	delete(c.dev.conns, c)
 	c.closeDescriptors()
 }
 
 func (c *tcpConn) closeDescriptors() {
 	c.dontLinger()
 	for _, src := range []*source{&c.stream, &c.client} {
-		c.dev.worker.unpoll(src)
+		src.unpoll()
 		if src.fd >= 0 {
 			unix.Close(src.fd)
 			src.fd = -1
@@ -207,8 +215,11 @@ func (c *tcpConn) dontLinger() {
 	}
 }
 
-// start makes the worker move the connection's frames.
+// start makes a worker move the connection's frames. One that was started before stays with its worker.
 func (c *tcpConn) start(w *worker) error {
+	if c.worker != nil {
+		return nil
+	}
 	c.stream.drain = func() bool { return w.rx.connection(c) }
 	c.stream.writable = c.drained
 	c.client.drain = func() bool { return c.forward(w) }
@@ -216,23 +227,47 @@ func (c *tcpConn) start(w *worker) error {
 		return err
 	}
 	c.client.writable = func() {
-		if c.state == tcpPlain && len(c.partial) > 0 {
+		if c.is(tcpPlain) && len(c.partial) > 0 {
 			w.markReadable(&c.stream)
 		}
 	}
 	if err := w.poll(&c.client, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP); err != nil {
-		w.unpoll(&c.stream)
+		c.stream.unpoll()
 		return err
 	}
-	w.conns[c] = struct{}{}
+	c.worker = w
+	c.dev.conns[c] = struct{}{}
 	return nil
 }
 
-// write hands data to the connection. What that does not take at once is kept, and written before anything else.
-func (c *tcpConn) write(data []byte) {
+// offer hands data to the connection, in a turn of w. What that does not take at once is kept, and written before
+// anything else. As long as something is kept, and after a failure, it takes nothing and reports false.
+func (c *tcpConn) offer(w *worker, data []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.clear(w) || c.is(tcpFailing) {
+		return false
+	}
+	c.write(w, data)
+	return true
+}
+
+// push is offer for what must not be lost: it is kept behind what is kept already.
+func (c *tcpConn) push(w *worker, data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.clear(w) {
+		c.write(w, data)
+	} else {
+		c.out = append(c.out, data...)
+	}
+}
+
+// write hands data to the connection while nothing is kept. mu is held.
+func (c *tcpConn) write(w *worker, data []byte) {
 	n, err := c.send(data)
 	if err != nil {
-		c.fail()
+		c.fail(w)
 		return
 	}
 	if n < len(data) {
@@ -258,14 +293,21 @@ func (c *tcpConn) send(data []byte) (int, error) {
 
 // free tries to get rid of what an earlier write left over, and reports whether there is none any more: it went, or
 // the connection failed.
-func (c *tcpConn) free() bool {
+func (c *tcpConn) free(w *worker) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.clear(w)
+}
+
+// clear is free while mu is held.
+func (c *tcpConn) clear(w *worker) bool {
 	if len(c.out) == 0 {
 		return true
 	}
 	n, err := c.send(c.out)
 	if err != nil {
 		c.out = nil // nor will anything else get through
-		c.fail()
+		c.fail(w)
 		return true
 	}
 	c.out = c.out[:copy(c.out, c.out[n:])]
@@ -274,8 +316,10 @@ func (c *tcpConn) free() bool {
 
 // drained is called when the connection has room again.
 func (c *tcpConn) drained() {
-	if len(c.out) > 0 && c.free() {
-		c.dev.worker.markReadable(&c.client)
+	// Another worker may have been the one to use the room.
+	if c.free(c.worker) && c.held {
+		c.held = false
+		c.worker.markReadable(&c.client)
 	}
 }
 
@@ -284,9 +328,10 @@ func (c *tcpConn) drained() {
 func (c *tcpConn) forward(w *worker) (more bool) {
 	buf := w.rx.record[:]
 	for range receivesPerTurn {
-		if !c.free() {
+		if !c.free(w) {
+			c.held = true
 			if c.client.events&unix.EPOLLHUP != 0 {
-				c.orphan()
+				c.orphan(w)
 			}
 			return false
 		}
@@ -300,37 +345,42 @@ func (c *tcpConn) forward(w *worker) (more bool) {
 			// An empty record: to a connection, nothing. Should it be the end, an event is on its way.
 			continue
 		case err != nil || n == 0:
-			c.clientEnded()
+			c.clientEnded(w)
 			return false
 		case flags&unix.MSG_TRUNC != 0:
-			c.fail() // longer than any record may be; what was cut off can't be made up for
+			c.fail(w) // longer than any record may be; what was cut off can't be made up for
 			return false
 		}
-		c.write(buf[:n])
+		c.push(w, buf[:n]) // another worker may have filled the connection since
 	}
 	return true
 }
 
 // orphan is called when the client has closed its end and the connection is still to take what it sent before. The
 // peer goes at once (kernel behaviour), the rest as soon as it can, but not later than orphanTimeout from now.
-func (c *tcpConn) orphan() {
-	if c.peer != nil {
-		c.dev.remove(c.peer, peers.TransportDisconnect)
-	}
+func (c *tcpConn) orphan(w *worker) {
+	w.later(func() { c.removePeer(peers.TransportDisconnect) })
 	_ = unix.SetsockoptInt(c.stream.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(orphanTimeout.Milliseconds()))
 }
 
 // clientEnded is called when the client has closed its end, or will send no more.
-func (c *tcpConn) clientEnded() {
+func (c *tcpConn) clientEnded(w *worker) {
 	if c.client.events&unix.EPOLLHUP == 0 {
 		// shutdown(SHUT_WR): the next data packet fails, as it does in the kernel.
 		_ = unix.Shutdown(c.stream.fd, unix.SHUT_WR)
 		return
 	}
-	if p := c.peer; p != nil {
-		c.dev.remove(p, peers.TransportDisconnect)
+	w.later(func() {
+		c.removePeer(peers.TransportDisconnect)
+		c.dev.sockets.releaseTCP(c)
+	})
+}
+
+// removePeer removes the peer, if it has not been removed for another reason, between turns.
+func (c *tcpConn) removePeer(reason peers.DelReason) {
+	if c.peer != nil {
+		c.dev.remove(c.peer, reason)
 	}
-	c.dev.sockets.releaseTCP(c)
 }
 
 // deliver gives the client one record, and reports false if its queue is full.
@@ -341,33 +391,35 @@ func (c *tcpConn) deliver(record []byte) bool {
 
 // carry makes the connection carry a peer's frames: tcpPlain becomes tcpCarrying.
 func (c *tcpConn) carry(p *peers.Peer) {
-	c.state, c.peer, c.partial = tcpCarrying, p, nil
+	c.peer, c.partial = p, nil
+	c.become(tcpPlain, tcpCarrying)
+}
+
+func (c *tcpConn) is(s tcpState) bool { return tcpState(c.state.Load()) == s }
+
+// become changes the state and reports whether it was the one to change from.
+func (c *tcpConn) become(from, to tcpState) bool {
+	return c.state.CompareAndSwap(uint32(from), uint32(to))
 }
 
 // end is called when nothing more comes from the connection: the other side closed or reset it, or its stream is
 // out of step. The client reads what is queued and then the end. The peer stays until a send fails (kernel
 // behaviour): tcpCarrying becomes tcpDeaf, tcpPlain becomes tcpOver.
 func (c *tcpConn) end() {
-	switch c.state {
-	case tcpCarrying:
-		c.state = tcpDeaf
-	case tcpPlain:
-		c.state = tcpOver
-	default:
+	if !c.become(tcpCarrying, tcpDeaf) && !c.become(tcpPlain, tcpOver) {
 		return
 	}
 	c.partial = nil
 	_ = unix.Shutdown(c.client.fd, unix.SHUT_WR)
 }
 
-// fail has the peer removed once the turn is over, for the caller may be in the midst of using it: tcpCarrying and
-// tcpDeaf become tcpFailing. Where there is none, that was the end: tcpPlain becomes tcpOver.
-func (c *tcpConn) fail() {
-	switch c.state {
-	case tcpCarrying, tcpDeaf:
-		c.state = tcpFailing
-		c.dev.worker.failed = append(c.dev.worker.failed, c)
-	case tcpPlain:
+// fail has the peer removed once the turn, which is w's, is over: tcpCarrying and tcpDeaf become tcpFailing. Where there
+// is none, and so no worker but its own that uses the connection, that was the end: tcpPlain becomes tcpOver.
+func (c *tcpConn) fail(w *worker) {
+	switch {
+	case c.become(tcpCarrying, tcpFailing), c.become(tcpDeaf, tcpFailing):
+		w.later(func() { c.removePeer(peers.TransportError) })
+	case c.is(tcpPlain):
 		c.end()
 	}
 }
@@ -376,9 +428,7 @@ func (c *tcpConn) fail() {
 // tcpPlain. Otherwise nothing more comes: tcpDeaf and tcpFailing become tcpOver.
 func (c *tcpConn) detach() {
 	c.peer, c.partial = nil, nil
-	wasCarrying := c.state == tcpCarrying
-	c.state = tcpPlain
-	if !wasCarrying {
+	if tcpState(c.state.Swap(uint32(tcpPlain))) != tcpCarrying {
 		c.end()
 	}
 }

@@ -11,8 +11,7 @@ import (
 	"ovpn-go/tun"
 )
 
-// transmitter turns super-frames from the TUN queue into batches of datagrams. It belongs to the
-// worker.
+// transmitter turns super-frames from a worker's TUN queue into batches of datagrams.
 //
 // Buffers: frame holds the super-frame in hand; a packet that the splitter hands out lies in it and is
 // valid until the next one is asked for. batch.buf holds sealed datagrams, back to back, until they
@@ -45,6 +44,7 @@ type batch struct {
 
 func (t *transmitter) init(w *worker) {
 	t.w = w
+	t.send.lane = w.index
 	t.frame = make([]byte, tun.MaxFrame)
 	t.batch.buf = make([]byte, maxUDPPayload+crypto.TagSize)
 }
@@ -58,11 +58,13 @@ func (t *transmitter) turn() {
 		}
 		if err != nil || n == 0 {
 			t.w.tunReady = false
-			// EBADFD, or EFAULT on the way there: the interface was deleted. An in-memory one just ends.
-			t.w.tunGone = err != unix.EAGAIN
+			if err != unix.EAGAIN {
+				// EBADFD, or EFAULT on the way there: the interface was deleted. An in-memory one just ends.
+				t.w.later(t.w.dev.stop)
+			}
 			break
 		}
-		t.w.dev.counters.tunReads.Add(1)
+		t.w.counters.tunReads.Add(1)
 		t.transmit(t.frame[:n])
 	}
 	t.flush()
@@ -73,30 +75,30 @@ func (t *transmitter) turn() {
 func (t *transmitter) transmit(frame []byte) {
 	d := t.w.dev
 	if err := t.split.Reset(frame); err != nil {
-		d.counters.drop(DropMalformedFrame, 1)
+		t.w.counters.drop(DropMalformedFrame, 1)
 		return
 	}
 	n := t.split.Packets()
 	p := d.peerByDestination(frame[tun.VnetHdrLen:])
 	if p == nil {
-		d.counters.drop(DropNoPeer, n)
+		t.w.counters.drop(DropNoPeer, n)
 		return
 	}
 	key := p.Keys.Primary()
 	if key == nil {
-		d.counters.drop(DropNoKey, n)
+		t.w.counters.drop(DropNoKey, n)
 		p.Counters.AddVPNTx(uint64(n), t.skip())
 		return
 	}
 	tr := transportOf(p)
 	binding := p.Binding()
 	if !tr.reaches(binding) {
-		d.counters.drop(DropNoTransport, n)
+		t.w.counters.drop(DropNoTransport, n)
 		p.Counters.AddVPNTx(uint64(n), t.skip())
 		return
 	}
 	if t.split.SegmentSize() > maxInner {
-		d.counters.drop(DropTooLong, n)
+		t.w.counters.drop(DropTooLong, n)
 		p.Counters.AddVPNTx(uint64(n), t.skip())
 		return
 	}
@@ -125,7 +127,7 @@ func (t *transmitter) transmit(frame []byte) {
 	t.sent(p, granted, bytes)
 	if granted < n {
 		d.exhausted(p, key)
-		d.counters.drop(DropExhausted, n-granted)
+		t.w.counters.drop(DropExhausted, n-granted)
 		bytes += t.skip()
 	}
 	p.Counters.AddVPNTx(uint64(n), bytes)
@@ -157,17 +159,17 @@ func (t *transmitter) keepalive(p *peers.Peer) {
 	d := t.w.dev
 	key, tr, binding := p.Keys.Primary(), transportOf(p), p.Binding()
 	if key == nil {
-		d.counters.drop(DropNoKey, 1)
+		t.w.counters.drop(DropNoKey, 1)
 		return
 	}
 	if !tr.reaches(binding) {
-		d.counters.drop(DropNoTransport, 1)
+		t.w.counters.drop(DropNoTransport, 1)
 		return
 	}
 	id, granted := key.Reserve(1)
 	if granted == 0 {
 		d.exhausted(p, key)
-		d.counters.drop(DropExhausted, 1)
+		t.w.counters.drop(DropExhausted, 1)
 		return
 	}
 	dst := t.slot(p, tr, binding, crypto.Overhead+len(crypto.Keepalive))
@@ -222,11 +224,10 @@ func (t *transmitter) flush() {
 // has more to do than it can, and neither waiting nor hoarding would help (kernel behaviour, for each frame).
 func (t *transmitter) frames() {
 	b := &t.batch
-	if !b.via.tcp.free() || b.via.tcp.state == tcpFailing {
+	if !b.via.tcp.offer(t.w, b.buf[:b.used]) {
 		t.sendResult(unix.EAGAIN, b.count, 0)
 		return
 	}
-	b.via.tcp.write(b.buf[:b.used])
 	t.sendResult(nil, b.count, b.used-b.count*framePrefix)
 }
 
@@ -294,7 +295,7 @@ func (t *transmitter) datagram(data []byte) bool {
 		}
 		none := netip.Addr{}
 		if err = t.send.send(b.via.udp, b.binding.Remote, b.binding.ScopeID, none, data, 0); err == nil {
-			t.w.dev.table.SetLocal(b.peer, none)
+			t.w.dev.forgetLocal(b.peer, b.binding)
 			b.binding = b.peer.Binding()
 		}
 	}
@@ -304,7 +305,7 @@ func (t *transmitter) datagram(data []byte) bool {
 
 // sendResult counts what became of a send of so many packets, which are bytes long in all.
 func (t *transmitter) sendResult(err error, packets, bytes int) {
-	c := &t.w.dev.counters
+	c := &t.w.counters
 	c.sends.Add(1)
 	switch err {
 	case nil:

@@ -12,7 +12,7 @@ type transport struct {
 	tcp *tcpConn
 	// adopted: tcp has been ours since an earlier peer, and stays so if the new one can't be added.
 	adopted bool
-	gso     gsoState // of the way to this peer; the worker's
+	gso     gsoState // of the way to this peer
 	path    path     // what fits on the way to this peer
 }
 

@@ -26,6 +26,7 @@ func ptr[T any](v *T) unsafe.Pointer { return unsafe.Pointer(v) }
 
 // sendBuffer is what one sendmsg needs, kept so that a send allocates nothing.
 type sendBuffer struct {
+	lane    int // by which of a udpSocket's lanes it sends
 	msg     unix.Msghdr
 	iov     unix.Iovec
 	name    [unix.SizeofSockaddrInet6]byte
@@ -63,7 +64,7 @@ func (b *sendBuffer) send(sock *udpSocket, remote netip.AddrPort, scope uint32, 
 		b.msg.Control = &b.control[0]
 		b.msg.SetControllen(n)
 	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(sock.fd), uintptr(ptr(&b.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(sock.lanes[b.lane].fd), uintptr(ptr(&b.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	if errno != 0 {
 		return errno
 	}

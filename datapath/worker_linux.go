@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,32 +21,29 @@ const (
 )
 
 // worker moves a device's packets: one goroutine, one epoll set, non-blocking raw system calls. It
-// alternates between reading the TUN queue and its sockets until both are dry and then sleeps in
+// alternates between reading its TUN queue and its sockets until both are dry and then sleeps in
 // epoll_wait.
+//
+// All of it belongs to its goroutine during a turn, and between turns to whoever holds Device.turns.
 type worker struct {
 	dev   *Device
+	index int // in Device.workers
 	queue *tun.Queue
 	epfd  int
-	wake  int // eventfd: a command waits
+	wake  int // eventfd: there are no more turns
 	timer int // timerfd on CLOCK_BOOTTIME: the earliest keepalive deadline
 
-	sources   map[int]*source // polled ones, by descriptor
-	readable  []*source       // those of them that may hold something
-	conns     map[*tcpConn]struct{}
-	failed    []*tcpConn // whose peers are to be removed
-	lifetimes *peers.Lifetimes
-	armed     int64 // deadline the timer is set to, boot-time seconds; 0: disarmed
-	tx        transmitter
-	rx        receiver
-	tunReady  bool
-	tunGone   bool
-	stopped   bool
-	clock     clock
-
-	mu       sync.Mutex
-	commands []func() // guarded by mu
-	ended    bool     // guarded by mu: commands are not accepted any more
-	done     chan struct{}
+	sources    map[int32]*source // polled ones, by descriptor
+	generation int32             // of the source polled last
+	readable   []*source         // those of them that may hold something
+	lifetimes  *peers.Lifetimes
+	armed      int64 // deadline the timer is set to, boot-time seconds; 0: disarmed
+	tx         transmitter
+	rx         receiver
+	tunReady   bool
+	after      []func() // see later
+	clock      clock
+	counters   workerCounters
 }
 
 // clock is the time of the current turn, read once per turn.
@@ -70,13 +66,11 @@ func bootSeconds() int64 {
 	return ts.Sec
 }
 
-func newWorker(d *Device, queue *tun.Queue) (*worker, error) {
+func newWorker(d *Device, index int, queue *tun.Queue) (*worker, error) {
 	w := &worker{
-		dev: d, queue: queue, epfd: -1, wake: -1, timer: -1,
-		sources:   map[int]*source{},
-		conns:     map[*tcpConn]struct{}{},
+		dev: d, index: index, queue: queue, epfd: -1, wake: -1, timer: -1,
+		sources:   map[int32]*source{},
 		lifetimes: peers.NewLifetimes(),
-		done:      make(chan struct{}),
 	}
 	w.tx.init(w)
 	w.rx.init(w)
@@ -101,7 +95,7 @@ func newWorker(d *Device, queue *tun.Queue) (*worker, error) {
 		w.timer:    unix.EPOLLIN,
 		queue.FD(): unix.EPOLLIN | unix.EPOLLET,
 	} {
-		if err = w.epoll(unix.EPOLL_CTL_ADD, fd, events); err != nil {
+		if err = w.epoll(unix.EPOLL_CTL_ADD, fd, events, 0); err != nil {
 			return nil, fmt.Errorf("poll descriptor: %w", err)
 		}
 	}
@@ -118,31 +112,35 @@ func (w *worker) closeDescriptors() {
 	}
 }
 
-func (w *worker) epoll(op, fd int, events uint32) error {
-	return unix.EpollCtl(w.epfd, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+func (w *worker) epoll(op, fd int, events uint32, generation int32) error {
+	return unix.EpollCtl(w.epfd, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd), Pad: generation})
 }
 
-// source is a descriptor that the worker receives from.
+// source is a descriptor that a worker receives from.
 type source struct {
 	fd       int
 	drain    func() (more bool) // takes what is there, up to its share of a turn
 	writable func()             // there is room again; nil if nobody waits for that
 	events   uint32             // what epoll said last
-	polled   bool               // in the worker's epoll set
-	readable bool               // in the worker's list
+	worker   *worker            // in whose epoll set it is; nil: in none
+	// generation tells it from an earlier source with the same descriptor, whose events may still be in the
+	// hands of a worker that is about to begin its turn.
+	generation int32
+	readable   bool // in the worker's list
 }
 
 // poll adds a source to the epoll set.
 func (w *worker) poll(src *source, events uint32) error {
-	if src.polled {
+	if src.worker != nil {
 		return nil
 	}
-	if err := w.epoll(unix.EPOLL_CTL_ADD, src.fd, events|unix.EPOLLET); err != nil {
+	w.generation++
+	if err := w.epoll(unix.EPOLL_CTL_ADD, src.fd, events|unix.EPOLLET, w.generation); err != nil {
 		return fmt.Errorf("poll transport socket: %w", err)
 	}
-	src.polled = true
-	w.sources[src.fd] = src
-	w.markReadable(src)
+	// What is there already raises an event, too.
+	src.worker, src.generation = w, w.generation
+	w.sources[int32(src.fd)] = src
 	return nil
 }
 
@@ -153,69 +151,85 @@ func (w *worker) markReadable(src *source) {
 	}
 }
 
-// unpoll forgets a source that is about to be closed.
-func (w *worker) unpoll(src *source) {
-	if !src.polled {
+// unpoll takes a source that is about to be closed from its worker.
+func (src *source) unpoll() {
+	w := src.worker
+	if w == nil {
 		return
 	}
-	src.polled = false
-	delete(w.sources, src.fd)
+	src.worker = nil
+	delete(w.sources, int32(src.fd))
 	w.readable = slices.DeleteFunc(w.readable, func(s *source) bool { return s == src })
 	// Explicit, as a duplicate in a process between fork and exec would keep it in the set.
-	_ = w.epoll(unix.EPOLL_CTL_DEL, src.fd, 0)
+	_ = w.epoll(unix.EPOLL_CTL_DEL, src.fd, 0, 0)
 }
 
-// removeFailed removes the peers whose connections failed in this turn.
-func (w *worker) removeFailed() {
-	for _, c := range w.failed {
-		if c.peer != nil { // it has not been removed for another reason
-			w.dev.remove(c.peer, peers.TransportError)
-		}
-	}
-	w.failed = w.failed[:0]
-}
+// later has fn run as soon as this turn and those of the other workers are over: what removes a peer or releases a
+// socket can't be done while any worker may be using it. fn is dropped when the device is gone.
+func (w *worker) later(fn func()) { w.after = append(w.after, fn) }
 
-// run is the worker's goroutine. It ends when a command stops it or the interface is gone.
+// run is the worker's goroutine. It ends when the device is stopped or the interface is gone.
 func (w *worker) run() {
-	defer close(w.done)
-	defer w.end()
 	events := make([]unix.EpollEvent, 32)
-	for {
-		w.wait(events, len(w.readable) > 0 || w.tunReady)
-		w.clock.read()
-		w.runCommands()
-		w.advance()
-		if w.tunReady {
-			w.tx.turn()
-		}
-		w.rx.turn()
-		w.removeFailed()
-		if w.tunGone && !w.stopped {
-			w.dev.linkGone()
-		}
-		if w.stopped {
+	for busy := true; ; {
+		n := w.wait(events, busy)
+		w.dev.turns.RLock()
+		if w.dev.stopping {
+			w.dev.turns.RUnlock()
 			return
 		}
+		w.turn(events[:n])
+		busy = len(w.readable) > 0 || w.tunReady
+		removals := len(w.after) > 0
+		w.dev.turns.RUnlock()
+		if removals {
+			_ = w.dev.do(w.runAfter)
+		}
 	}
 }
 
-// wait collects readiness. With work in hand it only looks; otherwise it sleeps.
-func (w *worker) wait(events []unix.EpollEvent, busy bool) {
-	var n int
+// turn takes what there is to take, up to its share. Nothing is kept for the next one: batches are sent, frames
+// written and counters published.
+func (w *worker) turn(events []unix.EpollEvent) {
+	w.clock.read()
+	w.dispatch(events)
+	w.advance()
+	if w.tunReady {
+		w.tx.turn()
+	}
+	w.rx.turn()
+}
+
+func (w *worker) runAfter() {
+	for _, fn := range w.after {
+		if !w.dev.stopping {
+			fn()
+		}
+	}
+	clear(w.after)
+	w.after = w.after[:0]
+}
+
+// wait collects readiness and returns the number of events. With work in hand it only looks; otherwise it sleeps.
+func (w *worker) wait(events []unix.EpollEvent, busy bool) int {
 	if busy {
 		r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.epfd),
 			uintptr(ptr(&events[0])), uintptr(len(events)), 0, 0, 0)
 		if errno != 0 {
-			return
+			return 0
 		}
-		n = int(r)
-	} else {
-		var err error
-		if n, err = unix.EpollWait(w.epfd, events, -1); err != nil {
-			return // EINTR: the next turn asks again
-		}
+		return int(r)
 	}
-	for _, ev := range events[:n] {
+	n, err := unix.EpollWait(w.epfd, events, -1)
+	if err != nil {
+		return 0 // EINTR: the next turn asks again
+	}
+	return n
+}
+
+// dispatch notes what wait has found out.
+func (w *worker) dispatch(events []unix.EpollEvent) {
+	for _, ev := range events {
 		switch fd := int(ev.Fd); fd {
 		case w.wake, w.timer:
 			var buf [8]byte
@@ -226,8 +240,8 @@ func (w *worker) wait(events []unix.EpollEvent, busy bool) {
 		case w.queue.FD():
 			w.tunReady = true
 		default:
-			src := w.sources[fd]
-			if src == nil {
+			src := w.sources[ev.Fd]
+			if src == nil || src.generation != ev.Pad {
 				continue
 			}
 			src.events = ev.Events
@@ -241,14 +255,22 @@ func (w *worker) wait(events []unix.EpollEvent, busy bool) {
 	}
 }
 
-// advance runs the keepalive schedule and sets the timer to its next deadline.
+// advance runs the keepalive schedule.
 func (w *worker) advance() {
 	next, ok := w.lifetimes.Next()
 	if ok && next <= w.clock.boot {
-		w.lifetimes.Advance(w.clock.boot, w.dev.expire, w.tx.keepalive)
+		w.lifetimes.Advance(w.clock.boot, w.expire, w.tx.keepalive)
 		w.tx.flush()
-		next, ok = w.lifetimes.Next()
 	}
+	w.arm()
+}
+
+// expire is the keepalive schedule's verdict on a silent peer.
+func (w *worker) expire(p *peers.Peer) { w.later(func() { w.dev.expire(p) }) }
+
+// arm sets the timer to the keepalive schedule's next deadline.
+func (w *worker) arm() {
+	next, ok := w.lifetimes.Next()
 	if !ok {
 		next = 0
 	}
@@ -261,53 +283,10 @@ func (w *worker) advance() {
 	_ = unix.TimerfdSettime(w.timer, unix.TFD_TIMER_ABSTIME, &spec, nil)
 }
 
-// post queues fn to be run by the worker between two turns. It reports false when the worker has ended.
-func (w *worker) post(fn func()) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ended {
-		return false
-	}
-	w.commands = append(w.commands, fn)
+// awake makes a worker that sleeps have a turn.
+func (w *worker) awake() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	// EAGAIN means that the counter is full: the worker is awake then.
 	_, _ = unix.Write(w.wake, one[:])
-	return true
-}
-
-// do runs fn on the worker and waits for it. It reports false when the worker has ended, and then only after all
-// that the worker did.
-func (w *worker) do(fn func()) bool {
-	ran := make(chan struct{})
-	if !w.post(func() { fn(); close(ran) }) {
-		<-w.done
-		return false
-	}
-	<-ran
-	return true
-}
-
-func (w *worker) runCommands() {
-	w.mu.Lock()
-	commands := w.commands
-	w.commands = nil
-	w.mu.Unlock()
-	for _, fn := range commands {
-		fn()
-	}
-}
-
-// end refuses further commands, runs the ones that came too late for a turn and closes what the worker
-// owns.
-func (w *worker) end() {
-	w.mu.Lock()
-	w.ended = true
-	w.mu.Unlock()
-	w.runCommands()
-	w.dev.removeAll() // such a command may have added a peer
-	for c := range w.conns {
-		w.dev.sockets.releaseTCP(c)
-	}
-	w.closeDescriptors()
 }

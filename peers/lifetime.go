@@ -58,6 +58,9 @@ func (l *Lifetimes) Forget(p *Peer) {
 	}
 }
 
+// Has reports whether the peer is to be looked at.
+func (l *Lifetimes) Has(p *Peer) bool { return p.lifetime.position != 0 }
+
 // Next returns when Advance has something to do, if ever.
 func (l *Lifetimes) Next() (deadline int64, ok bool) {
 	if len(l.heap) == 0 {
