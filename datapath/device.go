@@ -21,6 +21,8 @@ type Config struct {
 	// Name of the interface; one %d is replaced by the first free number.
 	Name string
 	Mode peers.Mode
+	// Index of the interface; 0 lets the kernel choose.
+	Index int
 	// MTU in bytes, tun.MinMTU to tun.MaxMTU; 0 means tun.DefaultMTU.
 	MTU int
 	// NetNS is where the interface is created; nil means the calling thread's. It stays the caller's.
@@ -90,6 +92,7 @@ func New(cfg Config) (*Device, error) {
 	}
 	ifc, err := tun.Open(tun.Config{
 		Name:  cfg.Name,
+		Index: cfg.Index,
 		MTU:   cfg.MTU,
 		NetNS: cfg.NetNS,
 		// An MP device is always ready; a P2P device when its peer is there (kernel behaviour).

@@ -403,7 +403,7 @@ func addDevice(t testing.TB, s *Server, ifindex int, mode peers.Mode) *fakeDevic
 		d.notify = cfg.Notify
 		return d, nil
 	}
-	if _, err := s.createLink(datapath.Config{Name: d.name, Mode: mode}); err != nil {
+	if _, err := s.createLink(datapath.Config{Name: d.name, Mode: mode}, queueCounts{tx: 1, rx: 1}); err != nil {
 		t.Fatal(err)
 	}
 	s.newDevice = was

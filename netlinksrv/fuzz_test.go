@@ -195,11 +195,11 @@ func FuzzRewriteRoute(f *testing.F) {
 	home := homeID(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		in := bytes.Clone(data)
-		out := s.RewriteRoute(home, in)
+		out := s.RewriteRoute(home, &LinkDumps{}, in)
 		if !bytes.Equal(in, data) {
 			t.Error("the datagram was written to")
 		}
-		if twice := s.RewriteRoute(home, out); !bytes.Equal(twice, out) {
+		if twice := s.RewriteRoute(home, &LinkDumps{}, out); !bytes.Equal(twice, out) {
 			t.Errorf("rewritten twice:\n%s\nonce:\n%s", hexLines([][]byte{twice}), hexLines([][]byte{out}))
 		}
 		for {

@@ -349,6 +349,41 @@ func TestIntegrationNamespaceIDs(t *testing.T) {
 	}
 }
 
+// TestIntegrationNamespaceOfID: a namespace is found by the number that another knows it under.
+func TestIntegrationNamespaceOfID(t *testing.T) {
+	from := newNamespace(t)
+	cmd := exec.Command("sleep", "60")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if err := cmd.Start(); err != nil {
+		skip(t, "no process in a namespace of its own: %v", err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	want, err := netns.OfThread(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer want.Close()
+	id := newNamespaceIDs(from).of(want)
+	got, err := namespaceOfID(from, uint32(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	if got.ID() != want.ID() {
+		t.Errorf("namespace %v has the id %d, want %v", got.ID(), id, want.ID())
+	}
+	if _, err := namespaceOfID(from, uint32(id)+1); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("an id that is not in use: %v, want EINVAL", err)
+	}
+	hidden := newNamespace(t)
+	if _, err := namespaceOfID(from, uint32(newNamespaceIDs(from).of(hidden))); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("a namespace without name and process: %v, want EOPNOTSUPP", err)
+	}
+}
+
 // linkNamed asks the kernel for a link as a client would see it.
 func linkNamed(t *testing.T, s *Server, ns *netns.NS, name string) *linkMessage {
 	t.Helper()
@@ -364,7 +399,7 @@ func linkNamed(t *testing.T, s *Server, ns *netns.NS, name string) *linkMessage 
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, ok := parseLinkMessage(s.RewriteRoute(ns.ID(), answers[0]))
+	m, ok := parseLinkMessage(s.RewriteRoute(ns.ID(), &LinkDumps{}, answers[0]))
 	if !ok {
 		t.Fatal("no link in the answer")
 	}
@@ -477,8 +512,8 @@ func TestIntegrationLink(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the device did not notice its interface's end")
 	}
-	if mode, ok := s.modeAt(ns.ID(), link.index); !ok || mode != peers.MP {
-		t.Errorf("mode %v, %v after the end", mode, ok)
+	if looks, ok := s.looksAt(ns.ID(), link.index); !ok || looks.mode != peers.MP {
+		t.Errorf("looks %v, %v after the end", looks, ok)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
-	"ovpn-go/peers"
 	"ovpn-go/tun/netns"
 )
 
@@ -14,7 +13,12 @@ import (
 const linkKind = "ovpn"
 
 // link is an interface of kind ovpn.
-type link struct{ dev device }
+type link struct {
+	dev    device
+	queues queueCounts
+}
+
+func (l *link) looks() looks { return looks{l.dev.Mode(), l.queues} }
 
 // place is where an interface is: no two interfaces of a namespace ever have the same index, not even one after
 // the other.
@@ -32,26 +36,26 @@ func (l *link) place() place {
 // after it. It holds so many that a reader would have to be far behind to miss one.
 type tombstones struct {
 	places [256]place
-	modes  [256]peers.Mode
+	looks  [256]looks
 	next   int
 }
 
-func (t *tombstones) add(at place, mode peers.Mode) {
-	t.places[t.next], t.modes[t.next] = at, mode
+func (t *tombstones) add(at place, looks looks) {
+	t.places[t.next], t.looks[t.next] = at, looks
 	t.next = (t.next + 1) % len(t.places)
 }
 
-func (t *tombstones) mode(at place) (peers.Mode, bool) {
+func (t *tombstones) find(at place) (looks, bool) {
 	for i := range t.places {
 		if t.places[i] == at && at.ifindex != 0 {
-			return t.modes[i], true
+			return t.looks[i], true
 		}
 	}
-	return 0, false
+	return looks{}, false
 }
 
 // createLink makes an interface and its device. The error keeps the kernel's errno.
-func (s *Server) createLink(cfg datapath.Config) (*link, error) {
+func (s *Server) createLink(cfg datapath.Config, queues queueCounts) (*link, error) {
 	cfg.Sockets = s.sockets
 	cfg.Notify = s.notify
 	cfg.Logger = s.log
@@ -66,7 +70,7 @@ func (s *Server) createLink(cfg datapath.Config) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{dev: dev}
+	l := &link{dev: dev, queues: queues}
 	s.links = append(s.links, l)
 	s.watches.Go(func() {
 		<-dev.Done()
@@ -82,7 +86,7 @@ func (s *Server) forget(l *link) {
 	for i := range s.links {
 		if s.links[i] == l {
 			s.links = append(s.links[:i:i], s.links[i+1:]...)
-			s.gone.add(l.place(), l.dev.Mode())
+			s.gone.add(l.place(), l.looks())
 			return
 		}
 	}
@@ -113,14 +117,14 @@ func (s *Server) hasLinks(ns netns.ID) bool {
 	return false
 }
 
-// modeAt returns the mode of the link, present or past, with that index in a namespace.
-func (s *Server) modeAt(ns netns.ID, ifindex uint32) (peers.Mode, bool) {
+// looksAt returns the looks of the link, present or past, with that index in a namespace.
+func (s *Server) looksAt(ns netns.ID, ifindex uint32) (looks, bool) {
 	if l := s.linkAt(ns, ifindex); l != nil {
-		return l.dev.Mode(), true
+		return l.looks(), true
 	}
 	s.linkMu.RLock()
 	defer s.linkMu.RUnlock()
-	return s.gone.mode(place{ns, ifindex})
+	return s.gone.find(place{ns, ifindex})
 }
 
 // configureLink applies what the kernel applies to a link that it creates. body is the RTM_NEWLINK request for
@@ -133,6 +137,20 @@ func configureLink(ns *netns.NS, body []byte) error {
 	defer c.close()
 	_, err = c.ask(unix.RTM_NEWLINK, 0, body)
 	return err
+}
+
+// indexExists reports whether a namespace has an interface of that index.
+func indexExists(ns *netns.NS, index uint32) bool {
+	c, err := dialNetlink(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return false
+	}
+	defer c.close()
+	var b builder
+	b.buf = append(b.buf, make([]byte, unix.SizeofIfInfomsg)...)
+	nativeEndian.PutUint32(b.buf[4:], index)
+	_, err = c.ask(unix.RTM_GETLINK, 0, b.buf)
+	return err == nil
 }
 
 // findByName returns the index of the interface that has a name, or has it as an alternative one; 0 if there is

@@ -41,6 +41,15 @@ func (m *linkMessage) text(number uint16) string {
 	return textOf(m.attrs[number])
 }
 
+// u32 returns the number that an attribute begins with, and false if it is missing or too short.
+func (m *linkMessage) u32(number uint16) (uint32, bool) {
+	a, ok := m.attrs[number]
+	if !ok || len(a.payload) < 4 {
+		return 0, false
+	}
+	return a.u32(), true
+}
+
 func textOf(a attribute) string {
 	text, _, _ := bytes.Cut(a.payload, []byte{0})
 	return string(text)

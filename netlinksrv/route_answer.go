@@ -1,6 +1,8 @@
 package netlinksrv
 
 import (
+	"math"
+
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/peers"
@@ -10,7 +12,10 @@ import (
 // attrMode is the one attribute of a link's IFLA_INFO_DATA (IFLA_OVPN_MODE).
 const attrMode = 1
 
-var modePolicy = attributePolicy{name: "mode", kind: kindU8, max: uint64(peers.MP)}
+var (
+	modePolicy    = attributePolicy{name: "mode", kind: kindU8, max: uint64(peers.MP)}
+	txQueuePolicy = attributePolicy{name: "txqlen", kind: kindU32, max: math.MaxInt16}
+)
 
 // AnswerForm is the options of a route socket that shape what it is answered.
 type AnswerForm struct {
@@ -41,6 +46,11 @@ func explainRoute(msg []byte, errno unix.Errno) *requestError {
 	}
 	switch errno {
 	case unix.ERANGE:
+		if m.longQueue() {
+			refusal.text = "integer out of range"
+			refusal.bad, refusal.policy = m.attrs[unix.IFLA_TXQLEN].offset, &txQueuePolicy
+			break
+		}
 		if bad := m.badMode(); bad.present() {
 			refusal.text = "integer out of range"
 			if len(bad.payload) == 0 {
@@ -49,13 +59,20 @@ func explainRoute(msg []byte, errno unix.Errno) *requestError {
 			refusal.bad, refusal.policy = bad.offset, &modePolicy
 		}
 	case unix.EINVAL:
+		_, badQueues := queuesOf(m)
+		mtu, sized := m.u32(unix.IFLA_MTU)
+		switch _, linked := m.u32(unix.IFLA_LINK_NETNSID); {
+		case badQueues != "":
+			refusal.text = "Invalid number of " + badQueues + " queues"
 		// As signed numbers, as in dev_validate_mtu.
-		switch mtu, ok := m.attrs[unix.IFLA_MTU]; {
-		case !ok || len(mtu.payload) < 4:
-		case int32(mtu.u32()) < tun.MinMTU:
+		case sized && int32(mtu) < tun.MinMTU:
 			refusal.text = "mtu less than device minimum"
-		case mtu.u32() > tun.MaxMTU:
+		case sized && mtu > tun.MaxMTU:
 			refusal.text = "mtu greater than device maximum"
+		case m.badSegmentSize():
+			refusal.text = "too big gso_max_size"
+		case linked:
+			refusal.text = "Unknown network namespace id"
 		}
 	}
 	return refusal

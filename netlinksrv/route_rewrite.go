@@ -8,13 +8,28 @@ import (
 	"ovpn-go/tun/netns"
 )
 
+// tunKind is the kind of our links as the kernel knows them.
+const tunKind = "tun"
+
+// looks are what a link of kind ovpn shows that its TUN interface does not have.
+type looks struct {
+	mode peers.Mode
+	// queues are the numbers of transmit and receive queues that it was created with.
+	queues queueCounts
+}
+
+// queueCounts are IFLA_NUM_TX_QUEUES and IFLA_NUM_RX_QUEUES.
+type queueCounts struct{ tx, rx uint32 }
+
 // RewriteRoute makes the kernel's messages about our links say what the kernel would say if the links were its
-// own: kind "ovpn" and a mode, where it says that they are TUN interfaces, and the MTU's limit. ns is the namespace of the socket that
-// the datagram was received on. What is about other links stays as it is, and if nothing has to be changed the
-// result is datagram itself.
-func (s *Server) RewriteRoute(ns netns.ID, datagram []byte) []byte {
+// own: kind "ovpn" and a mode, where it says that they are TUN interfaces, and what goes with that. From dumps of the
+// links of one kind it takes what is of another. ns is the namespace of the socket that the datagram was received on, and
+// dumps what was asked for there. What is about other links stays as it is, and if nothing has to be changed the
+// result is datagram itself. It is empty if nothing is left.
+func (s *Server) RewriteRoute(ns netns.ID, dumps *LinkDumps, datagram []byte) []byte {
 	var out builder
 	copied := 0 // of datagram, into out
+	changed := false
 	for rest := datagram; ; {
 		msg, after, ok := cutMessage(rest)
 		if !ok {
@@ -22,39 +37,64 @@ func (s *Server) RewriteRoute(ns netns.ID, datagram []byte) []byte {
 		}
 		at := len(datagram) - len(rest)
 		rest = after
-		if kind := parseHeader(msg).kind; kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK {
+		h := parseHeader(msg)
+		filter := dumps.answered(h)
+		if h.kind != unix.RTM_NEWLINK && h.kind != unix.RTM_DELLINK {
 			continue
 		}
 		m, ok := parseLinkMessage(msg)
-		if !ok || !m.attrs[unix.IFLA_LINKINFO].present() {
+		if !ok {
 			continue
 		}
-		mode, ours := s.modeAt(ns, m.index)
-		if !ours {
+		var look looks
+		ours := textOf(m.info(unix.IFLA_INFO_KIND)) == tunKind
+		if ours {
+			look, ours = s.looksAt(ns, m.index)
+		}
+		wrongKind := filter == linkKind && !ours || filter == tunKind && ours
+		if !ours && !wrongKind {
 			continue
 		}
 		out.buf = append(out.buf, datagram[copied:at]...)
-		out.rewriteLink(m, mode)
 		copied = len(datagram) - len(rest)
+		changed = true
+		if wrongKind {
+			continue
+		}
+		start := len(out.buf)
+		out.rewriteLink(m, look)
+		if filter == linkKind {
+			nativeEndian.PutUint16(out.buf[start+6:], h.flags|unix.NLM_F_DUMP_FILTERED)
+		}
 	}
-	if copied == 0 {
+	if !changed {
 		return datagram
 	}
 	return append(out.buf, datagram[copied:]...)
 }
 
-// rewriteLink appends a link message with the kind and mode of an ovpn link.
-func (b *builder) rewriteLink(m *linkMessage, mode peers.Mode) {
+// rewriteLink appends a message about a TUN interface as one about an ovpn link.
+func (b *builder) rewriteLink(m *linkMessage, look looks) {
 	start := len(b.buf)
 	b.buf = append(b.buf, m.raw[:linkAttributes]...)
 	r := attributeReader{rest: m.raw[linkAttributes:], offset: linkAttributes}
 	for a, ok := r.next(); ok; a, ok = r.next() {
-		switch a.number() {
-		case unix.IFLA_LINKINFO:
-			b.linkInfo(a, mode)
-		case unix.IFLA_MAX_MTU:
+		switch number := a.number(); {
+		case number == unix.IFLA_LINKINFO:
+			b.linkInfo(a, look.mode)
+		case len(a.payload) != 4:
+			b.raw(a.kind, a.payload)
+		case number == unix.IFLA_MAX_MTU:
 			// Route holds clients to this.
 			b.u32(a.kind, tun.MaxMTU)
+		case number == unix.IFLA_NUM_TX_QUEUES:
+			b.u32(a.kind, look.queues.tx)
+		case number == unix.IFLA_NUM_RX_QUEUES:
+			b.u32(a.kind, look.queues.rx)
+		case look.mode == peers.P2P && a.u32() > 0 && (number == unix.IFLA_CARRIER_CHANGES || number == unix.IFLA_CARRIER_DOWN_COUNT):
+			// A TUN interface comes with its carrier on, which is then taken off (IFF_NO_CARRIER does no other). The
+			// kernel's ovpn device comes without.
+			b.u32(a.kind, a.u32()-1)
 		default:
 			b.raw(a.kind, a.payload)
 		}

@@ -16,6 +16,8 @@ func TestRewriteRoute(t *testing.T) {
 	littleEndian(t)
 	s := testServer(t)
 	addDevice(t, s, testIfindex, peers.MP)
+	const p2pLink = testIfindex + 2
+	addDevice(t, s, p2pLink, peers.P2P)
 	info := func(index uint32) ifinfo { return ifinfo{index: index} }
 	name, mtu := ftext(unix.IFLA_IFNAME, "tun0"), f32(unix.IFLA_MTU, 1416)
 	tun := fkind("tun", fplain(unix.IFLA_INFO_DATA, fraw(1, 1), fraw(2, 2)))
@@ -37,6 +39,15 @@ func TestRewriteRoute(t *testing.T) {
 		{"no data", msg(unix.RTM_NEWLINK, 7, fkind("tun"), mtu), msg(unix.RTM_NEWLINK, 7, ovpn, mtu)},
 		{"member of a bridge", msg(unix.RTM_NEWLINK, 7, fkind("tun", slave...), mtu),
 			msg(unix.RTM_NEWLINK, 7, fkind("ovpn", append([]field{fmode(1)}, slave...)...), mtu)},
+		{"queues", msg(unix.RTM_NEWLINK, 7, tun, f32(unix.IFLA_NUM_TX_QUEUES, 256), f32(unix.IFLA_NUM_RX_QUEUES, 256)),
+			msg(unix.RTM_NEWLINK, 7, ovpn, f32(unix.IFLA_NUM_TX_QUEUES, 1), f32(unix.IFLA_NUM_RX_QUEUES, 1))},
+		{"carrier of an MP link", msg(unix.RTM_NEWLINK, 7, tun, f32(unix.IFLA_CARRIER_CHANGES, 3), f32(unix.IFLA_CARRIER_DOWN_COUNT, 2)),
+			msg(unix.RTM_NEWLINK, 7, ovpn, f32(unix.IFLA_CARRIER_CHANGES, 3), f32(unix.IFLA_CARRIER_DOWN_COUNT, 2))},
+		{"carrier of a P2P link", msg(unix.RTM_NEWLINK, p2pLink, tun, f32(unix.IFLA_CARRIER_CHANGES, 3), f32(unix.IFLA_CARRIER_UP_COUNT, 1), f32(unix.IFLA_CARRIER_DOWN_COUNT, 2)),
+			msg(unix.RTM_NEWLINK, p2pLink, fkind("ovpn", fmode(0)), f32(unix.IFLA_CARRIER_CHANGES, 2), f32(unix.IFLA_CARRIER_UP_COUNT, 1), f32(unix.IFLA_CARRIER_DOWN_COUNT, 1))},
+		{"carrier of a P2P link before it was taken off", msg(unix.RTM_NEWLINK, p2pLink, tun, f32(unix.IFLA_CARRIER_CHANGES, 0)),
+			msg(unix.RTM_NEWLINK, p2pLink, fkind("ovpn", fmode(0)), f32(unix.IFLA_CARRIER_CHANGES, 0))},
+		{"not a TUN interface", msg(unix.RTM_NEWLINK, 7, fkind("veth"), mtu), msg(unix.RTM_NEWLINK, 7, fkind("veth"), mtu)},
 		{"no link info", msg(unix.RTM_NEWLINK, 7, name, mtu), msg(unix.RTM_NEWLINK, 7, name, mtu)},
 		{"another link", msg(unix.RTM_NEWLINK, 8, name, tun), msg(unix.RTM_NEWLINK, 8, name, tun)},
 		{"another message", msg(unix.RTM_NEWADDR, 7, name, tun), msg(unix.RTM_NEWADDR, 7, name, tun)},
@@ -48,7 +59,7 @@ func TestRewriteRoute(t *testing.T) {
 		{"empty", nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := s.RewriteRoute(homeID(t), tt.in)
+			got := s.RewriteRoute(homeID(t), &LinkDumps{}, tt.in)
 			if diff := cmp.Diff(hexLines([][]byte{tt.want}), hexLines([][]byte{got})); diff != "" {
 				t.Errorf("datagram (-want +got):\n%s", diff)
 			}
@@ -56,7 +67,7 @@ func TestRewriteRoute(t *testing.T) {
 	}
 	t.Run("another namespace", func(t *testing.T) {
 		in := msg(unix.RTM_NEWLINK, 7, name, tun)
-		if got := s.RewriteRoute(netns.ID{Ino: 1}, in); &got[0] != &in[0] {
+		if got := s.RewriteRoute(netns.ID{Ino: 1}, &LinkDumps{}, in); &got[0] != &in[0] {
 			t.Errorf("datagram was changed:\n%s", hexLines([][]byte{got}))
 		}
 	})
@@ -66,6 +77,67 @@ func TestRewriteRoute(t *testing.T) {
 		want := unhex(t, "1c00 1200  0900 0100 6f76706e00 000000  0c00 0200 0500 0100 01 000000")
 		if diff := cmp.Diff(want, b.buf); diff != "" {
 			t.Errorf("IFLA_LINKINFO (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestFilteredDumps: a list of the links of one kind has none of another.
+func TestFilteredDumps(t *testing.T) {
+	littleEndian(t)
+	s := testServer(t)
+	addDevice(t, s, testIfindex, peers.MP)
+	const multi = unix.NLM_F_MULTI
+	link := func(flags uint16, index uint32, kind field) []byte {
+		return routeMessage(unix.RTM_NEWLINK, flags, ifinfo{index: index}, kind)
+	}
+	ovpn := fkind("ovpn", fmode(1))
+	end := done(header{seq: testSeq}, 1, nil, ackOptions{})
+	all := slices.Concat(link(multi, 7, fkind("tun")), link(multi, 8, fkind("tun")), link(multi, 9, fkind("veth")), end)
+	const flagged = multi | unix.NLM_F_DUMP_FILTERED
+	ask := func(fields ...field) []byte {
+		return routeMessage(unix.RTM_GETLINK, requestFlags|unix.NLM_F_DUMP, ifinfo{}, fields...)
+	}
+	for _, tt := range []struct {
+		name     string
+		ask      []byte
+		in, want []byte
+	}{
+		{"kind ovpn", ask(fkind("ovpn")), all, slices.Concat(link(flagged, 7, ovpn), end)},
+		{"kind ovpn, of a bridge", ask(fkind("ovpn"), f32(unix.IFLA_MASTER, 3)), link(flagged, 7, fkind("tun")), link(flagged, 7, ovpn)},
+		{"kind ovpn, none left", ask(fkind("ovpn")), link(multi, 8, fkind("tun")), nil},
+		{"kind tun", ask(fkind("tun")), slices.Concat(link(flagged, 7, fkind("tun")), link(flagged, 8, fkind("tun")), end),
+			slices.Concat(link(flagged, 8, fkind("tun")), end)},
+		{"kind veth", ask(fkind("veth")), slices.Concat(link(flagged, 9, fkind("veth")), end), slices.Concat(link(flagged, 9, fkind("veth")), end)},
+		{"all", ask(), all, slices.Concat(link(multi, 7, ovpn), link(multi, 8, fkind("tun")), link(multi, 9, fkind("veth")), end)},
+		{"no dump", routeMessage(unix.RTM_GETLINK, requestFlags, ifinfo{}, fkind("ovpn")), link(0, 8, fkind("tun")), link(0, 8, fkind("tun"))},
+		{"announced meanwhile", ask(fkind("ovpn")), link(0, 8, fkind("tun")), link(0, 8, fkind("tun"))},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var dumps LinkDumps
+			dumps.Ask(tt.ask)
+			got := s.RewriteRoute(homeID(t), &dumps, tt.in)
+			if diff := cmp.Diff(hexLines([][]byte{tt.want}), hexLines([][]byte{got})); diff != "" {
+				t.Errorf("datagram (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("another dump of the same number", func(t *testing.T) {
+		var dumps LinkDumps
+		dumps.Ask(ask(fkind("tun")))
+		s.RewriteRoute(homeID(t), &dumps, end)
+		if got := s.RewriteRoute(homeID(t), &dumps, all); len(got) <= len(all)-16 {
+			t.Errorf("a dump that has ended still filters:\n%s", hexLines([][]byte{got}))
+		}
+	})
+	t.Run("never more than a socket can have asked for", func(t *testing.T) {
+		var dumps LinkDumps
+		request := ask(fkind("ovpn"))
+		for seq := range uint32(1000) {
+			nativeEndian.PutUint32(request[8:], seq)
+			dumps.Ask(request)
+		}
+		if n := len(dumps.kinds); n > 64 {
+			t.Errorf("%d dumps are remembered", n)
 		}
 	})
 }

@@ -57,9 +57,10 @@ const createFlags = requestFlags | unix.NLM_F_CREATE | unix.NLM_F_EXCL
 
 // made is what a test server was told to make.
 type made struct {
-	Name string
-	Mode peers.Mode
-	MTU  int
+	Name  string
+	Index int
+	Mode  peers.Mode
+	MTU   int
 	// Settings is the follow-up request, if there was one.
 	Settings []byte
 }
@@ -70,7 +71,7 @@ func routeServer(t *testing.T) (*Server, *made) {
 	s := testServer(t)
 	got := &made{}
 	s.newDevice = func(cfg datapath.Config) (device, error) {
-		*got = made{Name: cfg.Name, Mode: cfg.Mode, MTU: cfg.MTU}
+		*got = made{Name: cfg.Name, Index: cfg.Index, Mode: cfg.Mode, MTU: cfg.MTU}
 		switch cfg.Name {
 		case "taken":
 			return nil, fmt.Errorf("open tun %q: %w", cfg.Name, unix.EEXIST)
@@ -139,7 +140,7 @@ func TestRouteCreate(t *testing.T) {
 		{"bad name", create(ftext(unix.IFLA_IFNAME, "a/b"), fkind("ovpn")), false, Refuse(unix.EINVAL), made{}},
 		{"empty name", create(ftext(unix.IFLA_IFNAME, ""), fkind("ovpn")), false, Refuse(unix.EINVAL), made{}},
 		{"name too long", create(ftext(unix.IFLA_IFNAME, "sixteen-letters-"), fkind("ovpn")), false, Native, made{}},
-		{"IFLA_MAP", create(name, fkind("ovpn"), fraw(unix.IFLA_MAP)), false, Refuse(unix.EOPNOTSUPP), made{}},
+		{"IFLA_MAP", create(name, fkind("ovpn"), fraw(unix.IFLA_MAP, make([]byte, 32)...)), false, Refuse(unix.EOPNOTSUPP), made{}},
 		{"no device", create(ftext(unix.IFLA_IFNAME, "broken"), fkind("ovpn")), false, Refuse(unix.EACCES), made{Name: "broken"}},
 		{"no device, no errno", create(ftext(unix.IFLA_IFNAME, "odd"), fkind("ovpn")), false, Refuse(unix.EIO), made{Name: "odd"}},
 		{"no right", create(name, fkind("ovpn")), true, Native, made{}},
@@ -147,13 +148,24 @@ func TestRouteCreate(t *testing.T) {
 		{"other kind", create(name, fkind("ovpn-dco")), false, Native, made{}},
 		{"no kind", create(name), false, Native, made{}},
 		{"no CREATE", routeMessage(unix.RTM_NEWLINK, requestFlags, ifinfo{}, name, fkind("ovpn")), false, Native, made{}},
-		{"given index", routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{index: 9}, name, fkind("ovpn")), false, Native, made{}},
+		{"given index", routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{index: 1 << 20}, name, fkind("ovpn")), false, Acknowledge,
+			made{Name: "ovpn-test0", Index: 1 << 20}},
+		{"index of another link", routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{index: 1}, name, fkind("ovpn")), false, Native, made{}},
+		{"given index, taken name", routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{index: 1 << 20}, ftext(unix.IFLA_IFNAME, "taken"),
+			fkind("ovpn")), false, Refuse(unix.EEXIST), made{Name: "taken", Index: 1 << 20}},
+		{"negative index", routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{index: 1 << 31}, name, fkind("ovpn")), false, Native, made{}},
+		{"no queue", create(name, fkind("ovpn"), f32(unix.IFLA_NUM_TX_QUEUES, 0)), false, Refuse(unix.EINVAL), made{}},
+		{"too many queues", create(name, fkind("ovpn"), f32(unix.IFLA_NUM_RX_QUEUES, 4097)), false, Refuse(unix.EINVAL), made{}},
 		{"no REQUEST", routeMessage(unix.RTM_NEWLINK, 0, ifinfo{}, name, fkind("ovpn")), false, Native, made{}},
 		{"not alone", slices.Concat(create(name, fkind("ovpn")), routeMessage(unix.RTM_GETLINK, requestFlags, ifinfo{})), false, Native, made{}},
 		{"namespace of no descriptor", create(name, fkind("ovpn"), f32(unix.IFLA_NET_NS_FD, noFD)), false, Refuse(unix.EBADF), made{}},
 		{"namespace that is none", create(name, fkind("ovpn"), f32(unix.IFLA_NET_NS_FD, plainFD)), false, Refuse(unix.EINVAL), made{}},
 		{"namespace of no process", create(name, fkind("ovpn"), f32(unix.IFLA_NET_NS_PID, 1<<30)), false, Refuse(unix.ESRCH), made{}},
-		{"namespace by id", create(name, fkind("ovpn"), f32(unix.IFLA_TARGET_NETNSID, 1)), false, Refuse(unix.EOPNOTSUPP), made{}},
+		{"namespace by id", create(name, fkind("ovpn"), f32(unix.IFLA_TARGET_NETNSID, 4000)), false, Refuse(unix.EINVAL), made{}},
+		{"link in a namespace by id", create(name, fkind("ovpn"), f32(unix.IFLA_LINK_NETNSID, 4000)), false, Refuse(unix.EINVAL), made{}},
+		{"segments too large", create(name, fkind("ovpn"), f32(unix.IFLA_GSO_MAX_SIZE, 65537)), false, Refuse(unix.EINVAL), made{}},
+		{"queue length too large", create(name, fkind("ovpn"), f32(unix.IFLA_TXQLEN, 32768)), false, Refuse(unix.ERANGE), made{}},
+		{"queues in a byte", create(name, fkind("ovpn"), fraw(unix.IFLA_NUM_TX_QUEUES, 1)), false, Native, made{}},
 		{"own namespace by process", create(name, fkind("ovpn"), f32(unix.IFLA_NET_NS_PID, uint32(os.Getpid()))), false, Acknowledge,
 			made{Name: "ovpn-test0"}},
 	} {
@@ -209,6 +221,8 @@ func TestRouteOthers(t *testing.T) {
 		{"dump", getAll, false, false, Relay, false},
 		{"dump with a short header", short, false, false, Relay, false},
 		{"dump without links", getAll, false, true, Native, false},
+		{"dump of the kind ovpn without links", link(unix.RTM_GETLINK, dump, 0, fkind("ovpn")), false, true, Relay, false},
+		{"dump of another kind without links", link(unix.RTM_GETLINK, dump, 0, fkind("tun")), false, true, Native, false},
 		{"get by our index", link(unix.RTM_GETLINK, requestFlags, testIfindex), false, false, Relay, false},
 		{"get by another index", link(unix.RTM_GETLINK, requestFlags, otherLink), false, false, Native, false},
 		{"get by name", link(unix.RTM_GETLINK, requestFlags, 0, ftext(unix.IFLA_IFNAME, "lo")), false, false, Relay, false},
@@ -319,13 +333,13 @@ func TestLinksAreForgotten(t *testing.T) {
 	if s.linkAt(d.ns, testIfindex) != nil || s.hasLinks(d.ns) {
 		t.Error("the link is still there")
 	}
-	if mode, ok := s.modeAt(d.ns, testIfindex); !ok || mode != peers.MP {
-		t.Errorf("mode %v, %v of a link that is gone, want mp", mode, ok)
+	if looks, ok := s.looksAt(d.ns, testIfindex); !ok || looks.mode != peers.MP {
+		t.Errorf("looks %v, %v of a link that is gone, want mp", looks, ok)
 	}
-	if _, ok := s.modeAt(d.ns, testIfindex+1); ok {
-		t.Error("a link that never was has a mode")
+	if _, ok := s.looksAt(d.ns, testIfindex+1); ok {
+		t.Error("a link that never was has looks")
 	}
-	if _, ok := s.modeAt(netns.ID{}, 0); ok {
+	if _, ok := s.looksAt(netns.ID{}, 0); ok {
 		t.Error("an empty tombstone is taken for a link")
 	}
 }

@@ -39,6 +39,8 @@ type Config struct {
 	// Name is the interface's name, at most 15 bytes. One %d in it stands for the first free number.
 	// Empty means DefaultName.
 	Name string
+	// Index is the interface's index, 0 means that the kernel chooses.
+	Index int
 	// MTU is in bytes, 0 means DefaultMTU.
 	MTU int
 	// NetNS is where the interface appears; nil means the calling thread's. Open keeps a duplicate.
@@ -62,7 +64,7 @@ type Device struct {
 }
 
 // Open creates the interface, down and without addresses. The errno stays reachable: EEXIST if the
-// name is taken, EINVAL if it can't be a name, EPERM without CAP_NET_ADMIN over the namespace, ENOENT
+// name is taken, EBUSY if the index is, EINVAL if it can't be a name, EPERM without CAP_NET_ADMIN over the namespace, ENOENT
 // or EACCES if /dev/net/tun can't be opened. The interface exists until Close or until somebody
 // deletes it.
 func Open(config Config) (*Device, error) {
@@ -111,16 +113,22 @@ func (d *Device) create(config Config) error {
 	}
 	err := d.ns.Do(func() error {
 		name, flags := config.Name, flags|unix.IFF_TUN_EXCL
+		index := config.Index
 		for range config.Queues {
-			fd, err := openQueue(&name, flags)
+			fd, err := openQueue(&name, index, flags)
 			if err != nil {
 				return err
 			}
 			d.queues = append(d.queues, NewQueue(fd))
 			flags &^= unix.IFF_TUN_EXCL
+			index = 0
 		}
 		return nil
 	})
+	if errors.Is(err, unix.EBUSY) && !d.indexTaken(config) {
+		// What IFF_TUN_EXCL says to a name that is taken, by an interface of any kind.
+		return unix.EEXIST
+	}
 	if err != nil {
 		return err
 	}
@@ -136,9 +144,20 @@ func (d *Device) create(config Config) error {
 	return d.setUpLink(config.MTU)
 }
 
+// indexTaken reports whether it was the index that the kernel found taken, and not the name, at which it looks
+// first.
+func (d *Device) indexTaken(config Config) bool {
+	if config.Index == 0 {
+		return false
+	}
+	_, err := indexOf(d.ns, config.Name)
+	return err != nil
+}
+
 // openQueue attaches a descriptor to the interface *name, and replaces a pattern in it by the name
-// that the kernel chose. It runs inside the interface's namespace.
-func openQueue(name *string, flags uint16) (int, error) {
+// that the kernel chose. An interface that this makes gets the index, unless that is 0. It runs inside the
+// interface's namespace.
+func openQueue(name *string, index int, flags uint16) (int, error) {
 	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
@@ -149,6 +168,9 @@ func openQueue(name *string, flags uint16) (int, error) {
 		return -1, fmt.Errorf("%s: %w", clonePath, err)
 	}
 	ifr, err := unix.NewIfreq(*name)
+	if err == nil && index != 0 {
+		err = unix.IoctlSetPointerInt(fd, unix.TUNSETIFINDEX, index)
+	}
 	if err == nil {
 		ifr.SetUint16(flags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
@@ -163,11 +185,7 @@ func openQueue(name *string, flags uint16) (int, error) {
 
 // attachError explains an error of TUNSETIFF.
 func attachError(err error) error {
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		// What IFF_TUN_EXCL says to a name that is taken, by an interface of any kind.
-		return unix.EEXIST
-	case errors.Is(err, unix.EPERM):
+	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("creating an interface needs CAP_NET_ADMIN over the network namespace: %w", err)
 	}
 	return err

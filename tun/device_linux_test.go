@@ -106,6 +106,15 @@ func TestOpenLooksLikeTheKernelsDevice(t *testing.T) {
 	}
 }
 
+func TestChosenIndex(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		d := openDevice(t, tun.Config{NetNS: newNetNS(t), Index: 4711, Queues: queues})
+		if got := d.Ifindex(); got != 4711 {
+			t.Errorf("index %d of an interface of %d queues, want 4711", got, queues)
+		}
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	ns := newNetNS(t)
 	openDevice(t, tun.Config{NetNS: ns, Name: "taken"})
@@ -115,6 +124,11 @@ func TestOpenErrors(t *testing.T) {
 		want   error
 	}{
 		{"name of another device of ours", tun.Config{Name: "taken"}, unix.EEXIST},
+		{"index of another interface", tun.Config{Name: "new0", Index: 1}, unix.EBUSY},
+		{"index of another interface, pattern", tun.Config{Index: 1}, unix.EBUSY},
+		{"name and index of others", tun.Config{Name: "taken", Index: 1}, unix.EEXIST},
+		{"taken name, free index", tun.Config{Name: "taken", Index: 900}, unix.EEXIST},
+		{"negative index", tun.Config{Name: "new0", Index: -1}, unix.EINVAL},
 		{"name of an interface of another kind", tun.Config{Name: "lo"}, unix.EEXIST},
 		{"name of 16 bytes", tun.Config{Name: strings.Repeat("x", 16)}, unix.EINVAL},
 		{"name with a slash", tun.Config{Name: "a/b"}, unix.EINVAL},

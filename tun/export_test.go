@@ -26,5 +26,5 @@ func (c *Coalescer) Held() int { return c.flow.packets }
 
 // OpenQueue attaches to a new interface in the calling thread's namespace.
 func OpenQueue(name string) (fd int, err error) {
-	return openQueue(&name, unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_VNET_HDR|unix.IFF_TUN_EXCL)
+	return openQueue(&name, 0, unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_VNET_HDR|unix.IFF_TUN_EXCL)
 }

@@ -177,7 +177,7 @@ func (s *fakeServer) Route(t netlinksrv.Task, ns *netns.NS, datagram []byte) net
 	return s.routed(t, ns, datagram)
 }
 
-func (s *fakeServer) RewriteRoute(ns netns.ID, datagram []byte) []byte {
+func (s *fakeServer) RewriteRoute(ns netns.ID, _ *netlinksrv.LinkDumps, datagram []byte) []byte {
 	if s.rewrite == nil {
 		return datagram
 	}

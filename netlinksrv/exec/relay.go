@@ -28,9 +28,10 @@ type relay struct {
 
 	sending sync.Mutex // held while a datagram is processed, which keeps the socket's order
 
-	receiving sync.Mutex // held while datagrams are moved from the socket to the pair
-	detached  bool       // guarded by receiving: the client reads the real socket itself
-	stuck     []byte     // guarded by receiving: a datagram that the pair has no room for
+	receiving sync.Mutex           // held while datagrams are moved from the socket to the pair
+	detached  bool                 // guarded by receiving: the client reads the real socket itself
+	dumps     netlinksrv.LinkDumps // guarded by receiving
+	stuck     []byte               // guarded by receiving: a datagram that the pair has no room for
 }
 
 // relay puts a pair in front of a client's real socket, of which fd is a duplicate, in the midst
@@ -217,7 +218,9 @@ func (r *relay) drainSome() bool {
 			case from != 0:
 				continue // not the kernel, which is whom the client takes us for
 			}
-			b = r.session.server.RewriteRoute(r.ns.ID(), b)
+			if b = r.session.server.RewriteRoute(r.ns.ID(), &r.dumps, b); len(b) == 0 {
+				continue
+			}
 		}
 		r.stuck = nil
 		if r.pair.deliver(b) == errOverrun {
@@ -252,6 +255,9 @@ func (r *relay) forward(t *task, datagram []byte) error {
 	send := func() error {
 		return unix.Sendto(r.socket, datagram, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	}
+	r.receiving.Lock()
+	r.dumps.Ask(datagram)
+	r.receiving.Unlock()
 	var err error
 	if t.CanAdmin(r.ns) {
 		err = send()

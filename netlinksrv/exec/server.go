@@ -9,7 +9,7 @@ import (
 type server interface {
 	OpenGeneric(ns *netns.NS, deliver func(datagram []byte) error) (genericServer, error)
 	Route(task netlinksrv.Task, ns *netns.NS, datagram []byte) netlinksrv.Verdict
-	RewriteRoute(ns netns.ID, datagram []byte) []byte
+	RewriteRoute(ns netns.ID, dumps *netlinksrv.LinkDumps, datagram []byte) []byte
 }
 
 // genericServer is netlinksrv.GenericSocket as this package uses it.

@@ -184,7 +184,7 @@ func (m *masker) outcome(step *script.Step, o *script.Outcome) (lines, exact []s
 	if o.Errno != 0 {
 		lines = append(lines, "system call: "+unix.ErrnoName(unix.Errno(o.Errno)))
 	}
-	partial := false
+	partial := false // only a part of a list is kept
 	for _, d := range o.Received {
 		d.Data = m.mask(d, step, o.Sent)
 		var kept script.Bytes
@@ -203,14 +203,26 @@ func (m *masker) outcome(step *script.Step, o *script.Outcome) (lines, exact []s
 		}
 		text := describe(d)
 		if len(text) > 0 && strings.Contains(text[0], "RTM_") {
-			slices.Sort(text[1:])
+			sortAttributes(text)
 		} else {
 			exact = append(exact, string(d.Data))
 		}
 		lines = append(append(lines, text...), datagramEnd)
 	}
-	if partial {
+	if partial || listsLinks(step) {
 		return slices.DeleteFunc(lines, func(line string) bool { return line == datagramEnd }), nil
 	}
 	return lines, exact
+}
+
+// sortAttributes sorts the lines about each link.
+func sortAttributes(lines []string) {
+	for len(lines) > 0 {
+		end := 1
+		for end < len(lines) && strings.HasPrefix(lines[end], linkLine) {
+			end++
+		}
+		slices.Sort(lines[1:end])
+		lines = lines[end:]
+	}
 }

@@ -8,9 +8,6 @@ import (
 	"ovpn-go/test/conformance/script"
 )
 
-// secondDump is the name of a step that the list of differences knows.
-const secondDump = "EBUSY: a second dump meanwhile"
-
 // dumpSequences are about dumps of peers.
 func dumpSequences(p profile) []*writer {
 	return []*writer{dumps(p), longDumps(p)}
@@ -76,7 +73,7 @@ func longDumps(p profile) *writer {
 	w.dump("the same again", "tun0")
 	again := request(peerGet, ifindexOf("tun0")).with(dumping)
 	w.sendAs(script.Unread, "a dump that is not read", control, again)
-	w.send(secondDump, control, again)
+	w.send("EBUSY: a second dump meanwhile", control, again)
 	w.on("tun0", "do after a dump", peerGet, peer(u32(peerID, 0)))
 	for i := range uint32(4) {
 		gone, back := i*i*31&0xffffff, 500+i

@@ -2,18 +2,14 @@ package conformance
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"ovpn-go/test/conformance/script"
 )
-
-// chosenIndex are the names of steps that the list of differences knows.
-var chosenIndex = []string{"new link with an index", "find the link with an index"}
 
 // linkSequences are about links of kind ovpn, over rtnetlink.
 func linkSequences() []*writer {
-	return []*writer{newLinks(), showLinks(), changeLinks()}
+	return []*writer{newLinks(), chosenIndexes(), attributesOfNewLinks(), showLinks(), listLinks(), changeLinks()}
 }
 
 func newLinks() *writer {
@@ -71,10 +67,6 @@ func newLinks() *writer {
 	w.find("long0")
 	w.send("bad MTU, bad mode", route, newLink("bad5", u32(unix.IFLA_MTU, 1), info(9)))
 	w.send("short MTU, bad mode", route, newLink("bad5", data(unix.IFLA_MTU, 1), info(9)))
-	chosen := newLink("chosen0", info(0))
-	chosen.body[4] = 200
-	w.send(chosenIndex[0], route, chosen)
-	w.add(script.Step{Name: chosenIndex[1], Action: script.Interface, On: "chosen0"})
 	w.send("namespace of no descriptor", route, newLink("bad3", u32(unix.IFLA_NET_NS_FD, 4000), info(0)))
 	w.send("namespace of no process", route, newLink("bad4", u32(unix.IFLA_NET_NS_PID, 1<<30), info(0)))
 	for _, mtu := range []uint32{0, 1, 67, 68, 1500, 65451, 65452, 1 << 31} {
@@ -82,6 +74,98 @@ func newLinks() *writer {
 		w.send(fmt.Sprintf("MTU %d", mtu), route, newLink(name, u32(unix.IFLA_MTU, mtu), info(0)))
 		w.find(name)
 	}
+	return w
+}
+
+// at gives a link message an index.
+func (m message) at(index int32) message {
+	m.body = slices.Clone(m.body)
+	ne.PutUint32(m.body[4:], uint32(index))
+	return m
+}
+
+// chosenIndexes are about the index that a request for a new link names.
+func chosenIndexes() *writer {
+	w := newSequence("chosen index", plain)
+	w.link("tun0", modeP2P)
+	show := func(index int32) {
+		w.send(fmt.Sprintf("show %d", index), route, linkMessage(unix.RTM_GETLINK, unix.NLM_F_REQUEST, "").at(index))
+	}
+	w.send("free", route, newLink("chosen0", info(modeMP)).at(200))
+	w.find("chosen0")
+	show(200)
+	w.send("taken", route, newLink("chosen1", info(0)).at(200))
+	w.send("taken, without NLM_F_EXCL", route, linkMessage(unix.RTM_NEWLINK, do|unix.NLM_F_CREATE, "",
+		text(unix.IFLA_IFNAME, "chosen1"), info(0)).at(200))
+	w.send("taken by another kind", route, newLink("chosen1", info(0)).at(1))
+	w.send("taken by another kind, without NLM_F_EXCL", route, linkMessage(unix.RTM_NEWLINK, do|unix.NLM_F_CREATE, "",
+		text(unix.IFLA_IFNAME, "chosen1"), info(0)).at(1))
+	w.find("chosen1")
+	w.send("free, name taken", route, newLink("chosen0", info(0)).at(201))
+	w.send("free, name taken by another kind", route, newLink("lo", info(0)).at(201))
+	w.send("free, name that is none", route, newLink("a/b", info(0)).at(201))
+	w.send("free, no name", route, linkMessage(unix.RTM_NEWLINK, create, "", info(0)).at(201))
+	w.find("ovpn0")
+	show(201)
+	w.send("negative", route, newLink("chosen2", info(0)).at(-1))
+	w.send("without NLM_F_CREATE", route, linkMessage(unix.RTM_NEWLINK, do, "", info(0)).at(300))
+	w.send("the largest", route, newLink("chosen3", info(0)).at(1<<31-1))
+	w.find("chosen3")
+	show(1<<31 - 1)
+	w.namespace("other")
+	w.netlink("route there", unix.NETLINK_ROUTE, unix.NETLINK_EXT_ACK)
+	w.send("free there, taken here", "route there", newLink("chosen4", namespaceFD("home"), info(0)).at(200))
+	w.send("free there, taken here, without NLM_F_EXCL", "route there", linkMessage(unix.RTM_NEWLINK, do|unix.NLM_F_CREATE, "",
+		text(unix.IFLA_IFNAME, "chosen4"), namespaceFD("home"), info(0)).at(200))
+	w.send("name taken here, without NLM_F_EXCL", "route there", linkMessage(unix.RTM_NEWLINK, do|unix.NLM_F_CREATE, "",
+		text(unix.IFLA_IFNAME, "chosen0"), namespaceFD("home"), info(0)))
+	w.send("free in both", "route there", newLink("chosen4", namespaceFD("home"), info(0)).at(250))
+	w.namespace("home")
+	w.find("chosen4")
+	show(250)
+	return w
+}
+
+// attributesOfNewLinks are about what else a request for a new link names.
+func attributesOfNewLinks() *writer {
+	w := newSequence("attributes of a new link", plain)
+	for i, a := range []attr{
+		u32(unix.IFLA_NUM_TX_QUEUES, 4), u32(unix.IFLA_NUM_RX_QUEUES, 4), u32(unix.IFLA_NUM_TX_QUEUES, 4096), u32(unix.IFLA_NUM_TX_QUEUES, 0),
+		u32(unix.IFLA_NUM_RX_QUEUES, 0), u32(unix.IFLA_NUM_TX_QUEUES, 4097), u32(unix.IFLA_NUM_RX_QUEUES, 1<<31), data(unix.IFLA_NUM_TX_QUEUES, 1),
+		u32(unix.IFLA_TXQLEN, 0), u32(unix.IFLA_TXQLEN, 1<<15-1), u32(unix.IFLA_TXQLEN, 1<<15), u32(unix.IFLA_TXQLEN, 1<<31),
+		u8(unix.IFLA_OPERSTATE, 6), u8(unix.IFLA_OPERSTATE, 5), u8(unix.IFLA_OPERSTATE, 200), u8(unix.IFLA_LINKMODE, 1), u8(unix.IFLA_LINKMODE, 9),
+		u32(unix.IFLA_GROUP, 77), u32(unix.IFLA_GSO_MAX_SIZE, 30000), u32(unix.IFLA_GSO_MAX_SIZE, 1<<30), u32(unix.IFLA_GRO_MAX_SIZE, 30000),
+		u32(unix.IFLA_GSO_IPV4_MAX_SIZE, 30000), u32(unix.IFLA_GRO_IPV4_MAX_SIZE, 30000), text(unix.IFLA_IFALIAS, "alias"),
+		text(unix.IFLA_ALT_IFNAME, "another"), u32(unix.IFLA_LINK, 1), u8(unix.IFLA_CARRIER, 0), u8(unix.IFLA_CARRIER, 1), u8(unix.IFLA_PROTO_DOWN, 1),
+		u32(unix.IFLA_PROMISCUITY, 1), u32(unix.IFLA_MIN_MTU, 100), u32(unix.IFLA_NEW_IFINDEX, 500), u32(unix.IFLA_TARGET_NETNSID, 4000),
+		u32(unix.IFLA_TARGET_NETNSID, 1<<32-1), u32(unix.IFLA_LINK_NETNSID, 4000), bytesOf(unix.IFLA_MAP, 28), nest(unix.IFLA_PROTINFO),
+	} {
+		name := fmt.Sprintf("new%d", i)
+		w.send(fmt.Sprintf("attribute %d = %x", a.kind, a.value), route, newLink(name, a, info(modeP2P)))
+		w.find(name)
+		w.send("show "+name, route, linkMessage(unix.RTM_GETLINK, unix.NLM_F_REQUEST, "", text(unix.IFLA_IFNAME, name)))
+	}
+	return w
+}
+
+// listLinks are about lists of some of the links.
+func listLinks() *writer {
+	w := newSequence("lists of links", plain)
+	kind := func(kind string) attr { return nest(unix.IFLA_LINKINFO, text(unix.IFLA_INFO_KIND, kind)) }
+	list := func(state string) {
+		for _, k := range []string{"ovpn", "tun", "none", ""} {
+			w.send(fmt.Sprintf("of kind %q %s", k, state), route, linkMessage(unix.RTM_GETLINK, dumping, "", kind(k)))
+		}
+		w.send("of kind ovpn without NUL "+state, route, linkMessage(unix.RTM_GETLINK, dumping, "",
+			nest(unix.IFLA_LINKINFO, attr{kind: unix.IFLA_INFO_KIND, value: []byte("ovpn")})))
+		w.send("of a master "+state, route, linkMessage(unix.RTM_GETLINK, dumping, "", u32(unix.IFLA_MASTER, 1)))
+		w.send("of kind ovpn and a master "+state, route, linkMessage(unix.RTM_GETLINK, dumping, "", kind("ovpn"), u32(unix.IFLA_MASTER, 1)))
+		w.send("all "+state, route, linkMessage(unix.RTM_GETLINK, dumping, ""))
+	}
+	list("while there are none")
+	w.link("tun0", modeP2P)
+	w.link("tun1", modeMP)
+	list("while there are two")
 	return w
 }
 
@@ -98,8 +182,6 @@ func showLinks() *writer {
 	w.send("by name", route, linkMessage(unix.RTM_GETLINK, do, "", text(unix.IFLA_IFNAME, "tun1")))
 	w.send("unknown name", route, linkMessage(unix.RTM_GETLINK, do, "", text(unix.IFLA_IFNAME, "tun9")))
 	w.send("all", route, linkMessage(unix.RTM_GETLINK, dumping, ""))
-	w.send("all of kind ovpn", route, linkMessage(unix.RTM_GETLINK, dumping, "",
-		nest(unix.IFLA_LINKINFO, text(unix.IFLA_INFO_KIND, "ovpn"))))
 	w.socket("udp4", "udp", 6300)
 	w.udpPeer("tun0", "udp", 1)
 	show("P2P with a peer", "tun0")

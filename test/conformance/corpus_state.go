@@ -147,16 +147,13 @@ func namespaceSequences() []*writer {
 // namespaceFD is IFLA_NET_NS_FD with a namespace of the sequence.
 func namespaceFD(name string) attr { return fdOf(unix.IFLA_NET_NS_FD, script.NamespaceFD+name) }
 
-// optionName makes the names of steps that the list of differences knows.
-const optionName = "option %d = %d"
-
 // optionSequences are about options of generic netlink sockets.
 func optionSequences() []*writer {
 	w := newSequence("socket options", plain)
 	for number := range 20 {
 		for _, value := range []int{1, 0} {
 			w.add(script.Step{
-				Name: fmt.Sprintf(optionName, number, value), Action: script.Option, On: control, Number: number, Value: value,
+				Name: fmt.Sprintf("option %d = %d", number, value), Action: script.Option, On: control, Number: number, Value: value,
 			})
 			w.send("GETFAMILY", control, getFamily(do, familyName("ovpn")))
 		}

@@ -50,7 +50,7 @@ func describeMessage(on string, msg []byte) []string {
 	case kind == maskedFamily && len(body) >= genericSize:
 		name := commands[body[0]]
 		return []string{fmt.Sprintf("%s version %d reserved %x %s%s", name, body[1], body[2:4], head, describeNest(body[4:]))}
-	case on == route && kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK && len(body) >= unix.SizeofIfInfomsg:
+	case isRoute(on) && kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK && len(body) >= unix.SizeofIfInfomsg:
 		return describeLink(kind, head, body)
 	case kind == unix.GENL_ID_CTRL && len(body) >= genericSize:
 		return []string{fmt.Sprintf("nlctrl command %d version %d reserved %x %s%s", body[0], body[1], body[2:4], head, describeNest(body[4:]))}
@@ -140,11 +140,14 @@ func describeNest(data []byte) string {
 	return b.String()
 }
 
+// linkLine begins the lines about a link that follow the first.
+const linkLine = "link "
+
 func describeLink(kind uint16, head string, body []byte) []string {
 	names := map[uint16]string{unix.RTM_NEWLINK: "RTM_NEWLINK", unix.RTM_DELLINK: "RTM_DELLINK", unix.RTM_GETLINK: "RTM_GETLINK"}
 	info := body[:unix.SizeofIfInfomsg]
 	lines := []string{fmt.Sprintf("%s %s", names[kind], head)}
-	add := func(name string, value any) { lines = append(lines, fmt.Sprintf("link %s = %v", name, value)) }
+	add := func(name string, value any) { lines = append(lines, fmt.Sprintf("%s%s = %v", linkLine, name, value)) }
 	add("family", info[0])
 	add("type", ne.Uint16(info[2:]))
 	add("index", fmt.Sprintf("%#x", ne.Uint32(info[4:])))

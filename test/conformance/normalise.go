@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -87,7 +88,7 @@ func (m *masker) mask(d script.Datagram, step *script.Step, sent []byte) []byte 
 			m.maskFamily(msg)
 		case kind == unix.NLMSG_ERROR && len(msg) >= headerSize+4+headerSize:
 			m.maskEcho(msg, step, sent)
-		case d.On == route && kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK:
+		case isRoute(d.On) && kind >= unix.RTM_NEWLINK && kind <= unix.RTM_SETLINK:
 			m.maskLink(msg)
 		case kind == unix.GENL_ID_CTRL:
 			m.maskController(msg)
@@ -183,6 +184,14 @@ func (m *masker) maskLink(msg []byte) {
 	})
 }
 
+// listsLinks says whether a step asks for a list of links, of which this program, too, keeps only a part.
+func listsLinks(step *script.Step) bool {
+	return step.Action == script.Send && typeOf(step.Data) == unix.RTM_GETLINK && isDump(step.Data)
+}
+
+// isRoute says whether a socket of that name is a route socket.
+func isRoute(on string) bool { return strings.HasPrefix(on, route) }
+
 // ofOtherFamilies says whether a message is part of a list of families, and not about ours.
 func ofOtherFamilies(msg []byte) bool {
 	if ne.Uint16(msg[4:]) != unix.GENL_ID_CTRL || len(msg) < attributeStart ||
@@ -202,7 +211,7 @@ func ofOtherFamilies(msg []byte) bool {
 // some kernels put more there.
 func ofOtherLinks(on string, msg []byte) bool {
 	kind := ne.Uint16(msg[4:])
-	if on != route || kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(msg) < headerSize+unix.SizeofIfInfomsg {
+	if !isRoute(on) || kind != unix.RTM_NEWLINK && kind != unix.RTM_DELLINK || len(msg) < headerSize+unix.SizeofIfInfomsg {
 		return false
 	}
 	return ne.Uint32(msg[headerSize+4:])&0xffff0000 != maskedIfindex
