@@ -55,7 +55,7 @@ program. Unmodified clients of the kernel module, such as OpenVPN 2.7, run on it
 		SilenceErrors: true,
 	}
 	root.AddCommand(newExecCommand(), newLinkCommand(), newPeerCommand(), newKeyCommand(), newShowCommand(),
-		newMonitorCommand(), newDemoCommand(), newHoldCommand())
+		newMonitorCommand(), newDoctorCommand(), newDemoCommand(), newHoldCommand(), newDoctorChildCommand())
 	return root
 }
 
