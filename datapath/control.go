@@ -117,10 +117,8 @@ func (cfg *PeerConfig) substitute(file *os.File) error {
 // add makes a peer of a transport that is ready, between turns; on error nothing is changed.
 func (d *Device) add(cfg PeerConfig, tr *transport) error {
 	if tr.udp != nil {
-		for i, w := range d.workers {
-			if err := w.poll(&tr.udp.lanes[i], unix.EPOLLIN); err != nil {
-				return err
-			}
+		if err := tr.udp.poll(); err != nil {
+			return err
 		}
 	}
 	if tr.tcp != nil {

@@ -85,7 +85,14 @@ func newEnd(t *testing.T, mode peers.Mode, sockets *Sockets, addr string) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return endOf(t, mode, sockets, client)
+}
+
+// endOf makes an end of a client's socket.
+func endOf(t *testing.T, mode peers.Mode, sockets *Sockets, client *net.UDPConn) *end {
+	t.Helper()
 	t.Cleanup(func() { client.Close() })
+	var err error
 	e := &end{link: newMemoryLink(t), client: client, events: make(chan Event, 1000)}
 	e.Device, err = newDevice(Config{
 		Mode: mode, Sockets: sockets, Logger: slog.New(slog.DiscardHandler),

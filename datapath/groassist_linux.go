@@ -66,7 +66,9 @@ func assistGRO(client *os.File, info udpInfo) (g *groAssist, err error) {
 			if err := g.openRaw(info); err != nil {
 				return err
 			}
-			g.openDecoys(c)
+			if !c.remote.IsValid() {
+				g.openDecoys(c)
+			}
 			return nil
 		})
 	})

@@ -61,9 +61,8 @@ func (r *receiver) turn() {
 	r.flush()
 }
 
-// socket takes a UDP socket's datagrams and reports whether there may be more.
-func (r *receiver) socket(sock *udpSocket) bool {
-	fd := sock.lanes[r.w.index].fd
+// socket takes what one of a UDP socket's descriptors has received and reports whether there may be more.
+func (r *receiver) socket(sock *udpSocket, fd int) bool {
 	for range receivesPerTurn {
 		n, err := r.vector.receive(fd)
 		if err == unix.EINTR {
@@ -75,13 +74,26 @@ func (r *receiver) socket(sock *udpSocket) bool {
 		}
 		r.w.counters.receives.Add(1)
 		for i := range n {
-			r.buffer(sock, r.vector.at(i))
+			in := r.vector.at(i)
+			if sock.conn != nil && fd == sock.conn.raw.fd && !sock.conn.unwrap(&in) {
+				continue
+			}
+			r.buffer(sock, in)
 		}
 		if n < vectorLen {
 			return false // edge-triggered: the next datagram raises a new event
 		}
 	}
 	return true
+}
+
+// connected takes what came past the preferred socket of a connection.
+func (r *receiver) connected(sock *udpSocket) bool {
+	more := r.socket(sock, sock.conn.raw.fd)
+	if err := sock.conn.follow(r.w.clock.boot); err != nil {
+		r.w.dev.log.Warn("receive without UDP GRO", "port", sock.info.LocalPort, "err", err)
+	}
+	return more
 }
 
 // buffer takes the datagrams of one GRO buffer apart.
@@ -111,7 +123,7 @@ func (r *receiver) datagram(sock *udpSocket, in *received, packet []byte) {
 		return
 	default:
 		// A control packet that GRO has put behind data packets.
-		if sock.assist == nil || !sock.assist.giveBack(packet, in.remote, in.local) {
+		if !sock.giveBack(packet, in) {
 			r.w.counters.drop(DropClient, 1)
 		}
 		return

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -25,7 +26,7 @@ import (
 
 var (
 	// errConnected: the client's socket has a peer of its own. The kernel delivers to it before it looks at
-	// the group.
+	// the group, so it takes connectUDP.
 	errConnected = errors.New("the socket is connected")
 	// errProtocol: no UDP socket over IPv4 or IPv6.
 	errProtocol = errors.New("not a UDP socket")
@@ -66,6 +67,9 @@ func shareUDP(client *os.File, n int) (fds []int, info udpInfo, err error) {
 			return err
 		}
 		info = c.udpInfo
+		if c.remote.IsValid() {
+			return errConnected
+		}
 		ns, err := netns.OfSocket(client)
 		if err != nil {
 			return err
@@ -90,6 +94,7 @@ type clientSocket struct {
 	udpInfo
 	fd        int
 	addr      unix.Sockaddr
+	remote    netip.AddrPort // unmapped; invalid unless it is connected
 	uid       int
 	reusePort int
 	options   []option
@@ -113,8 +118,8 @@ func inspectUDP(fd int) (*clientSocket, error) {
 	if encap := get(unix.IPPROTO_UDP, unix.UDP_ENCAP); encap != 0 {
 		return nil, fmt.Errorf("socket has encapsulation type %d: %w", encap, unix.EBUSY)
 	}
-	if _, err := unix.Getpeername(fd); err == nil {
-		return nil, errConnected
+	if name, err := unix.Getpeername(fd); err == nil {
+		c.remote = addrPortOf(name)
 	}
 	var err error
 	if c.Cookie, err = cookieOf(fd); err != nil {
@@ -314,14 +319,17 @@ func (c *clientSocket) imitate(fd int) error {
 	for _, o := range wanted {
 		_ = unix.SetsockoptInt(fd, o.level, o.name, o.value)
 	}
-	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		// The plain option stops at the sysctl's limit, the forced one needs CAP_NET_ADMIN over the initial
-		// user namespace.
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], udpBuffer) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], udpBuffer)
-		}
-	}
+	growBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	growBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
 	return nil
+}
+
+// growBuffer sets a buffer to udpBuffer, as far as it may: the plain option stops at the sysctl's limit, the forced one
+// needs CAP_NET_ADMIN over the initial user namespace.
+func growBuffer(fd, forced, plain int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, forced, udpBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, udpBuffer)
+	}
 }
 
 // chown makes the client's owner the owner of fd: a group has one owner, so that nobody else can join it and

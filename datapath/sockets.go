@@ -72,7 +72,8 @@ type udpSocket struct {
 	unwatch func()
 	refs    int // guarded by Sockets.mu: peers that use it, and peers about to be added
 
-	lanes []source // one for each of the owner's workers, which receives and sends by it
+	lanes []source    // one for each of the owner's workers, which receives and sends by it
+	conn  *connection // through which a connected socket's data packets are received, instead of the lanes; else nil
 }
 
 // newTransport makes d's transport of a client's socket. client is nil, or what is to replace the client's
@@ -159,6 +160,10 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		return nil, attachError(unix.EINVAL, err)
 	}
 	fds, info, err := shareUDP(client, len(d.workers))
+	var conn *connection
+	if errors.Is(err, errConnected) {
+		fds, conn, info, err = connectUDP(client, len(d.workers))
+	}
 	if err != nil {
 		ns.Close()
 		var errno unix.Errno
@@ -174,11 +179,19 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		for _, fd := range fds {
 			_ = setGRO(fd, false)
 		}
+		if conn != nil {
+			conn.abandonFront()
+		}
 	}
-	sock := &udpSocket{owner: d, info: info, ns: ns, assist: assist, refs: 1}
+	sock := &udpSocket{owner: d, info: info, ns: ns, assist: assist, refs: 1, conn: conn}
 	for i, fd := range fds {
 		w := d.workers[i]
-		sock.lanes = append(sock.lanes, source{fd: fd, drain: func() bool { return w.rx.socket(sock) }})
+		sock.lanes = append(sock.lanes, source{fd: fd, drain: func() bool { return w.rx.socket(sock, fd) }})
+	}
+	if conn != nil {
+		w := d.workers[int(info.LocalPort)%len(d.workers)]
+		conn.raw.drain = func() bool { return w.rx.connected(sock) }
+		conn.front.drain = func() bool { return w.rx.socket(sock, conn.front.fd) }
 	}
 	if sock.probe, err = newPathProbe(ns, info); err != nil {
 		s.log.Warn("no path MTU will be known", "port", info.LocalPort, "err", err)
@@ -193,6 +206,21 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 	}
 	s.attached[cookie] = sock
 	return sock, nil
+}
+
+// poll has the owner's workers receive, which may do so already. It runs between turns.
+func (sock *udpSocket) poll() error {
+	workers := sock.owner.workers
+	if sock.conn != nil {
+		w := workers[int(sock.info.LocalPort)%len(workers)]
+		return sock.conn.poll(w)
+	}
+	for i, w := range workers {
+		if err := w.poll(&sock.lanes[i], unix.EPOLLIN); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // release drops one use of sock, between turns. After the last one the address belongs to the client alone.
@@ -217,6 +245,9 @@ func (sock *udpSocket) close() {
 	for i := range sock.lanes {
 		sock.lanes[i].unpoll()
 		unix.Close(sock.lanes[i].fd)
+	}
+	if sock.conn != nil {
+		sock.conn.close()
 	}
 	sock.ns.Close()
 }

@@ -185,9 +185,6 @@ func newPeersMP(p profile) *writer {
 	return w
 }
 
-// connected begins the names of steps that the list of differences knows.
-const connected = "connected UDP socket: "
-
 // sockets are about what may stand in the socket attribute (N4 to N7).
 func sockets(p profile) *writer {
 	w := newSequence("transport sockets", p)
@@ -227,13 +224,13 @@ func sockets(p profile) *writer {
 	w.close("udp")
 	w.close("dual")
 	w.socket("udp4-connected", "connected", 6024)
-	w.on("tun0", connected+"new", peerNew, udp(6, nil, fdOf(peerSocket, "connected")))
-	w.on("tun0", connected+"check", peerGet, peer(u32(peerID, 6)))
-	w.on("tun0", connected+"another remote", peerNew, udp(7, nil, fdOf(peerSocket, "connected"), addr(peerRemote4, "127.0.0.2")))
-	w.on("tun0", connected+"check again", peerGet, peer(u32(peerID, 7)))
-	w.on("tun0", connected+"delete", peerDel, peer(u32(peerID, 7)))
-	w.on("tun0", connected+"once more", peerNew, udp(8, nil, fdOf(peerSocket, "connected")))
-	w.on("tun0", connected+"check once more", peerGet, peer(u32(peerID, 8)))
+	w.on("tun0", "connected UDP socket: new", peerNew, udp(6, nil, fdOf(peerSocket, "connected")))
+	w.on("tun0", "connected UDP socket: check", peerGet, peer(u32(peerID, 6)))
+	w.on("tun0", "connected UDP socket: another remote", peerNew, udp(7, nil, fdOf(peerSocket, "connected"), addr(peerRemote4, "127.0.0.2")))
+	w.on("tun0", "connected UDP socket: check again", peerGet, peer(u32(peerID, 7)))
+	w.on("tun0", "connected UDP socket: delete", peerDel, peer(u32(peerID, 7)))
+	w.on("tun0", "connected UDP socket: once more", peerNew, udp(8, nil, fdOf(peerSocket, "connected")))
+	w.on("tun0", "connected UDP socket: check once more", peerGet, peer(u32(peerID, 8)))
 	return w
 }
 

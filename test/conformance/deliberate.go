@@ -71,13 +71,6 @@ var Deliberate = []Reason{
 		},
 	},
 	{
-		Title: "a connected UDP socket is refused",
-		Why: "A connected socket gets its datagrams past the group of sockets in which ours takes the data packets. It would " +
-			"have to be replaced by a stand-in. OpenVPN does not connect its socket; openvpn3-linux does.",
-		Gap:    true,
-		covers: func(d *Difference) bool { return strings.HasPrefix(d.Step.Name, connected) },
-	},
-	{
 		Title: "a generic netlink socket can't listen to all namespaces",
 		Why: "NETLINK_LISTEN_ALL_NSID is refused: the socket that the client holds has no way to say which namespace a message " +
 			"came from.",
