@@ -273,13 +273,12 @@ func TestPathChangesInMidStream(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			done := make(chan error, 4)
-			for i, addrs := range [][2]netip.Addr{inside4, inside6} {
-				_ = i
+			for _, addrs := range [][2]netip.Addr{inside4, inside6} {
 				go func() {
-					done <- bench.Transfer{From: r.clientNode, To: r.serverNode, Addr: addrs[0], Bytes: 64 << 20}.Run(ctx)
+					done <- bench.Transfer{From: r.clientNode, To: r.serverNode, Addr: addrs[0], Bytes: 16 << 20}.Run(ctx)
 				}()
 				go func() {
-					done <- bench.Transfer{From: r.serverNode, To: r.clientNode, Addr: addrs[1], Bytes: 64 << 20}.Run(ctx)
+					done <- bench.Transfer{From: r.serverNode, To: r.clientNode, Addr: addrs[1], Bytes: 16 << 20}.Run(ctx)
 				}()
 			}
 			changes := time.NewTicker(50 * time.Millisecond)

@@ -40,12 +40,14 @@ func (r *receiver) init(w *worker) {
 	r.coalesce = tun.NewCoalescer(w.queue)
 }
 
-// turn receives from every readable socket until it is dry, or its share of the turn is used up.
-func (r *receiver) turn() {
+// turn receives from every readable socket until it is dry, or its share of the turn is used up. It reports whether
+// the interface got something.
+func (r *receiver) turn() (delivered bool) {
 	n := len(r.w.readable)
 	if n == 0 {
-		return
+		return false
 	}
+	writes := r.written.Writes
 	// Draining one may close it or another, or make a third readable: the list changes under the loop.
 	for range n {
 		if len(r.w.readable) == 0 {
@@ -59,6 +61,7 @@ func (r *receiver) turn() {
 		}
 	}
 	r.flush()
+	return r.written.Writes != writes
 }
 
 // socket takes what one of a UDP socket's descriptors has received and reports whether there may be more.

@@ -48,15 +48,23 @@ type worker struct {
 
 // clock is the time of the current turn, read once per turn.
 type clock struct {
-	boot int64 // CLOCK_BOOTTIME, whole seconds: keepalive and expiry, which suspend must not stop
-	mono int64 // monotonic nanoseconds: the replay window's floor
+	boot   int64 // CLOCK_BOOTTIME, whole seconds: keepalive and expiry, which suspend must not stop
+	mono   int64 // monotonic nanoseconds: the replay window's floor
+	reread int64 // value of mono from which on boot is read anew
 }
+
+// bootReread is how old, in nanoseconds awake, the boot time of a turn may be. Reading it takes a system call, which
+// a lone packet would feel; the timer for a deadline has it read at once, so that only seconds begin late.
+const bootReread = int64(50 * time.Millisecond)
 
 var started = time.Now()
 
 func (c *clock) read() {
-	c.boot = bootSeconds()
 	c.mono = int64(time.Since(started)) + int64(time.Hour) // never near zero: the window's expiry starts in the past
+	if c.mono >= c.reread {
+		c.boot = bootSeconds()
+		c.reread = c.mono + bootReread
+	}
 }
 
 func bootSeconds() int64 {
@@ -191,13 +199,17 @@ func (w *worker) run() {
 // turn takes what there is to take, up to its share. Nothing is kept for the next one: batches are sent, frames
 // written and counters published.
 func (w *worker) turn(events []unix.EpollEvent) {
-	w.clock.read()
 	w.dispatch(events)
+	w.clock.read()
 	w.advance()
 	if w.tunReady {
 		w.tx.turn()
 	}
-	w.rx.turn()
+	if w.rx.turn() {
+		// The stack answers within the write: what it has to say is in the queue already.
+		w.tunReady = true
+		w.tx.turn()
+	}
 }
 
 func (w *worker) runAfter() {
@@ -236,6 +248,7 @@ func (w *worker) dispatch(events []unix.EpollEvent) {
 			_, _ = unix.Read(fd, buf[:])
 			if fd == w.timer {
 				w.armed = 0
+				w.clock.reread = 0
 			}
 		case w.queue.FD():
 			w.tunReady = true
