@@ -197,7 +197,7 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 	for {
 		frame, rest, ok, err := nextFrame(stream)
 		if err != nil {
-			c.fail(r.w)
+			c.end() // the peer stays, and can be sent to (kernel behaviour)
 			return nil
 		}
 		if !ok {
@@ -208,13 +208,13 @@ func (r *receiver) frames(c *tcpConn, stream []byte) (rest []byte) {
 		switch {
 		case len(packet) < 4:
 			r.w.counters.drop(DropRunt, 1)
-			c.fail(r.w)
+			c.reject(r.w)
 			return nil
 		case crypto.Opcode(packet[0]) == crypto.OpcodeDataV2:
 			r.packet(c.peer, nil, packet)
 		case crypto.Opcode(packet[0]) == crypto.OpcodeDataV1:
 			r.w.counters.drop(DropOpcode, 1)
-			c.fail(r.w)
+			c.reject(r.w)
 			return nil
 		default:
 			// A client that does not read loses it, as it would lose datagrams: the control channel repeats

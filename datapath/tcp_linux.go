@@ -57,8 +57,8 @@ type tcpConn struct {
 	out []byte     // guarded by mu: what the connection has not taken yet, the rest of one write
 }
 
-// tcpState is what a connection does at the moment. Only carry, end, fail and detach change it: carry and detach between
-// turns, end in a turn of the worker that polls the connection, fail in any worker's.
+// tcpState is what a connection does at the moment. Only carry, end, fail, reject and detach change it: carry and detach
+// between turns, end and reject in a turn of the worker that polls the connection, fail in any worker's.
 type tcpState uint8
 
 const (
@@ -70,6 +70,8 @@ const (
 	tcpDeaf
 	// tcpFailing: the peer is removed when the turn is over, and nothing passes any more.
 	tcpFailing
+	// tcpRejecting: the peer is removed when the turn is over, as it sent what no peer sends. The connection is well.
+	tcpRejecting
 	// tcpOver: there is no peer, nor will there be another. Nothing more is read, but what the client sends is still
 	// tried.
 	tcpOver
@@ -413,22 +415,36 @@ func (c *tcpConn) end() {
 	_ = unix.Shutdown(c.client.fd, unix.SHUT_WR)
 }
 
-// fail has the peer removed once the turn, which is w's, is over: tcpCarrying and tcpDeaf become tcpFailing. Where there
-// is none, and so no worker but its own that uses the connection, that was the end: tcpPlain becomes tcpOver.
+// fail has the peer removed once the turn, which is w's, is over: tcpCarrying and tcpDeaf become tcpFailing, and so does
+// tcpRejecting, where the removal is under way. Where there is no peer, and so no worker but its own that uses the
+// connection, that was the end: tcpPlain becomes tcpOver.
 func (c *tcpConn) fail(w *worker) {
 	switch {
 	case c.become(tcpCarrying, tcpFailing), c.become(tcpDeaf, tcpFailing):
 		w.later(func() { c.removePeer(peers.TransportError) })
+	case c.become(tcpRejecting, tcpFailing):
 	case c.is(tcpPlain):
 		c.end()
 	}
 }
 
-// detach is called when the peer has been removed. What passed until now passes on as plain bytes: tcpCarrying becomes
-// tcpPlain. Otherwise nothing more comes: tcpDeaf and tcpFailing become tcpOver.
+// reject has the peer removed once the turn, which is w's, is over: tcpCarrying becomes tcpRejecting.
+func (c *tcpConn) reject(w *worker) {
+	if c.become(tcpCarrying, tcpRejecting) {
+		w.later(func() { c.removePeer(peers.TransportError) })
+	}
+}
+
+// detach is called when the peer has been removed. Where the connection is well, what comes now passes on as plain bytes:
+// tcpCarrying and tcpRejecting become tcpPlain. Otherwise nothing more comes: tcpDeaf and tcpFailing become tcpOver.
 func (c *tcpConn) detach() {
 	c.peer, c.partial = nil, nil
-	if tcpState(c.state.Swap(uint32(tcpPlain))) != tcpCarrying {
+	switch tcpState(c.state.Swap(uint32(tcpPlain))) {
+	case tcpCarrying:
+	case tcpRejecting:
+		// What had arrived by then was left unread.
+		c.worker.markReadable(&c.stream)
+	default:
 		c.end()
 	}
 }

@@ -186,8 +186,6 @@ func TestTCPWhatCameBeforeThePeerIsNotLost(t *testing.T) {
 
 func TestTCPBadFramesRemoveThePeer(t *testing.T) {
 	for rule, stream := range map[string][]byte{
-		"length 0": {0, 0},
-		"length 1": {0, 1, 0x48},
 		"length 2": frame([]byte{0x48, 0}),
 		"length 3": frame([]byte{0x48, 0, 0}),
 		"data v1":  frame([]byte{crypto.OpcodeDataV1 << 3, 0, 0, 0, 0}),
@@ -201,8 +199,31 @@ func TestTCPBadFramesRemoveThePeer(t *testing.T) {
 			if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
 				t.Errorf("record = %x, want the frame before the bad one", got)
 			}
+			// The connection is a plain one now.
+			write(t, raw, []byte("plain"))
+			if got := readRecord(t, client); string(got) != "plain" {
+				t.Errorf("then: %q", got)
+			}
+		})
+	}
+}
+
+func TestTCPImpossibleLengthsEndReceiving(t *testing.T) {
+	for rule, stream := range map[string][]byte{"length 0": {0, 0}, "length 1": {0, 1, 0x48}} {
+		t.Run(rule, func(t *testing.T) {
+			e, client, raw, _ := tcpPeer(t)
+			write(t, raw, append(bytes.Clone(controlFrame), stream...))
+			if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+				t.Errorf("record = %x, want the frame before the bad one", got)
+			}
 			if _, err := client.Read(make([]byte, 100)); err != io.EOF {
 				t.Errorf("then: %v, want the end", err)
+			}
+			// The peer is still there.
+			e.send(t, udp4("10.0.0.1", "10.0.0.2", "still"))
+			readFrame(t, raw)
+			if _, err := e.Peer(1); err != nil {
+				t.Error(err)
 			}
 		})
 	}
