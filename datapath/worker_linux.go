@@ -192,6 +192,7 @@ func (w *worker) run() {
 		w.dev.turns.RUnlock()
 		if removals {
 			_ = w.dev.do(w.runAfter)
+			busy = true // what came of it may be ready to be read
 		}
 	}
 }

@@ -3,6 +3,7 @@ package test
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"ovpn-go/bench/benchtest"
@@ -10,7 +11,8 @@ import (
 	"ovpn-go/test/oracle"
 )
 
-// TestConformance asks the kernel's module, in an emulated machine, and the program the same questions. What
+// TestConformance asks the kernel's module, in an emulated machine, and the program the same questions, and sends both
+// the same packets. What
 // `make conformance` asks with every combination of socket options is asked with two here, and other random
 // requests each time.
 func TestConformance(t *testing.T) {
@@ -33,7 +35,7 @@ func TestConformance(t *testing.T) {
 	const random = 20
 	seed := rand.Uint64()
 	t.Logf("seed of the random requests: %d", seed)
-	sequences := append(conformance.Sample(), conformance.Random(seed, random)...)
+	sequences := slices.Concat(conformance.Sample(), conformance.PacketCorpus(), conformance.Random(seed, random))
 	ours, err := conformance.AskUs(t.Context(), program, runner, sequences)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +45,9 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	report := conformance.Compare(sequences, kernel, ours)
-	t.Logf("%d of %d requests were answered identically", report.Identical, report.Requests)
+	packets := report.Packets()
+	t.Logf("%d of %d requests were answered identically, %d of %d packet cases had the same outcome",
+		report.Identical, report.Requests, packets.Identical, packets.Requests)
 	for _, problem := range report.Problems {
 		t.Error(problem)
 	}

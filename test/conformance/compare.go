@@ -91,8 +91,11 @@ type Report struct {
 	// Identical counts the requests with the same answers.
 	Identical   int
 	Differences []Difference
-	// Subjects are the sequences by what they are about, whatever the options of their sockets, in order.
+	// Subjects are the sequences of requests by what they are about, whatever the options of their sockets, in order.
 	Subjects []Subject
+	// PacketSubjects are those about packets. Their numbers are of cases: packets that are sent to the device or to its
+	// transport socket, with everything that follows from them and the counters afterwards.
+	PacketSubjects []Subject
 	// Problems say which sequences could not be carried out to their end on one side.
 	Problems []string
 }
@@ -101,6 +104,8 @@ type Report struct {
 type Subject struct {
 	Name                string
 	Requests, Identical int
+	// Unexplained counts what differs, of packets, without being listed in Deliberate.
+	Unexplained int
 }
 
 // subject returns the row of the subject of a sequence.
@@ -109,13 +114,19 @@ func (r *Report) subject(sequence string) *Subject {
 	if strings.HasPrefix(name, "random ") {
 		name = "random requests"
 	}
-	for i := range r.Subjects {
-		if r.Subjects[i].Name == name {
-			return &r.Subjects[i]
+	subjects := &r.Subjects
+	if about, ok := strings.CutPrefix(name, packetPrefix); ok {
+		subjects = &r.PacketSubjects
+		name, _, _ = strings.Cut(about, " in ")
+		name, _, _ = strings.Cut(name, ",")
+	}
+	for i := range *subjects {
+		if (*subjects)[i].Name == name {
+			return &(*subjects)[i]
 		}
 	}
-	r.Subjects = append(r.Subjects, Subject{Name: name})
-	return &r.Subjects[len(r.Subjects)-1]
+	*subjects = append(*subjects, Subject{Name: name})
+	return &(*subjects)[len(*subjects)-1]
 }
 
 // Unexplained returns the differences that no reason covers.
@@ -150,18 +161,25 @@ func (r *Report) sequence(s *script.Sequence, kernel, ours *script.Results, kern
 		}
 	}
 	subject := r.subject(s.Name)
+	var current packetCase
+	defer func() { current.count(subject) }()
 	kernelMask, ourMask := newMasker(s, kernelRun, kernel), newMasker(s, ourRun, ours)
 	for i := range min(len(kernel.Outcomes), len(ours.Outcomes)) {
 		step := &s.Steps[i]
 		r.Steps++
-		if step.Action == script.Send {
+		isRequest := step.Action == script.Send && !strings.HasPrefix(s.Name, packetPrefix)
+		if isRequest {
 			r.Requests++
 			subject.Requests++
+		}
+		if step.Action == script.Emit {
+			current.count(subject)
+			current = packetCase{begun: true}
 		}
 		a, aBytes := kernelMask.outcome(step, &kernel.Outcomes[i])
 		b, bBytes := ourMask.outcome(step, &ours.Outcomes[i])
 		if slices.Equal(a, b) && slices.Equal(aBytes, bBytes) {
-			if step.Action == script.Send {
+			if isRequest {
 				r.Identical++
 				subject.Identical++
 			}
@@ -170,7 +188,35 @@ func (r *Report) sequence(s *script.Sequence, kernel, ours *script.Results, kern
 		d := Difference{Sequence: s.Name, Index: i, Step: *step, Kernel: a, Ours: b}
 		d.Reason = reasonFor(&d)
 		r.Differences = append(r.Differences, d)
+		current.differs = true
+		current.unexplained = current.unexplained || d.Reason == nil
 	}
+}
+
+// packetCase is the packets of a step, and all that is seen until the next ones.
+type packetCase struct{ begun, differs, unexplained bool }
+
+func (c *packetCase) count(subject *Subject) {
+	if !c.begun {
+		return
+	}
+	subject.Requests++
+	switch {
+	case c.unexplained:
+		subject.Unexplained++
+	case !c.differs:
+		subject.Identical++
+	}
+}
+
+// Packets adds up the subjects about packets.
+func (r *Report) Packets() (all Subject) {
+	for _, s := range r.PacketSubjects {
+		all.Requests += s.Requests
+		all.Identical += s.Identical
+		all.Unexplained += s.Unexplained
+	}
+	return all
 }
 
 // datagramEnd parts the lines of one datagram from those of the next.
@@ -184,8 +230,13 @@ func (m *masker) outcome(step *script.Step, o *script.Outcome) (lines, exact []s
 	if o.Errno != 0 {
 		lines = append(lines, "system call: "+unix.ErrnoName(unix.Errno(o.Errno)))
 	}
+	lines = append(lines, o.Notes...)
 	partial := false // only a part of a list is kept
 	for _, d := range o.Received {
+		if d.From != "" {
+			lines = append(lines, describePacket(d), datagramEnd)
+			continue
+		}
 		d.Data = m.mask(d, step, o.Sent)
 		var kept script.Bytes
 		rest := eachMessage(d.Data, func(msg []byte) {

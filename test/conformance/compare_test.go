@@ -171,11 +171,12 @@ func TestDifferenceShowsBothSides(t *testing.T) {
 }
 
 func TestCorpusIsWellFormed(t *testing.T) {
-	sequences := append(Corpus(), Random(1, 50)...)
-	const least = 500
-	if n := Requests(sequences); n < least {
+	sequences := slices.Concat(Corpus(), PacketCorpus(), Random(1, 50))
+	const leastRequests, leastPackets = 500, 150
+	if n := Requests(sequences); n < leastRequests {
 		t.Errorf("there are %d requests only", n)
 	}
+	packets := 0
 	names := map[string]bool{}
 	for _, s := range sequences {
 		if names[s.Name] {
@@ -187,6 +188,14 @@ func TestCorpusIsWellFormed(t *testing.T) {
 			switch step.Action {
 			case script.Netlink, script.Socket:
 				open[step.On] = true
+				open[step.On+script.FarEnd] = step.Kind == script.TCP
+			case script.Emit:
+				packets++
+				for _, e := range step.Emissions {
+					if !open[e.On] {
+						t.Errorf("%s: %s: there is no socket %q", s.Name, step.Name, e.On)
+					}
+				}
 			case script.Namespace:
 				open[script.NamespaceFD+step.On] = true
 			case script.Send:
@@ -200,6 +209,48 @@ func TestCorpusIsWellFormed(t *testing.T) {
 				}
 			}
 		}
+	}
+	if packets < leastPackets {
+		t.Errorf("there are %d packet cases only", packets)
+	}
+}
+
+// A case is what a packet does and what is counted afterwards.
+func TestPacketCases(t *testing.T) {
+	arrived := script.Datagram{On: tap, From: "the interface", Data: []byte("packet")}
+	for _, tt := range []struct {
+		rule         string
+		kernel, ours [2]script.Outcome // of the packet and of the counters
+		want         Subject
+	}{
+		{"the same", [2]script.Outcome{{Received: []script.Datagram{arrived}}}, [2]script.Outcome{{Received: []script.Datagram{arrived}}},
+			Subject{Requests: 1, Identical: 1}},
+		{"it arrives on one side", [2]script.Outcome{{Received: []script.Datagram{arrived}}}, [2]script.Outcome{},
+			Subject{Requests: 1, Unexplained: 1}},
+		{"one byte differs", [2]script.Outcome{{Received: []script.Datagram{arrived}}},
+			[2]script.Outcome{{Received: []script.Datagram{{On: tap, From: "the interface", Data: []byte("pocket")}}}},
+			Subject{Requests: 1, Unexplained: 1}},
+		{"from elsewhere", [2]script.Outcome{{Received: []script.Datagram{arrived}}},
+			[2]script.Outcome{{Received: []script.Datagram{{On: tap, From: "another", Data: []byte("packet")}}}},
+			Subject{Requests: 1, Unexplained: 1}},
+		{"only the counters differ", [2]script.Outcome{{}, {Notes: []string{"rx_packets 1"}}}, [2]script.Outcome{{}, {Notes: []string{"rx_packets 2"}}},
+			Subject{Requests: 1, Unexplained: 1}},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			s := script.Sequence{Name: packetPrefix + "some", Steps: []script.Step{
+				{Name: "packet", Action: script.Emit}, {Name: "counters", Action: script.Stats, On: "tun0"},
+			}}
+			side := func(outcomes [2]script.Outcome) *script.Transcript {
+				return &script.Transcript{Sequences: []script.Results{{Name: s.Name, Outcomes: outcomes[:]}}}
+			}
+			report := Compare([]script.Sequence{s}, side(tt.kernel), side(tt.ours))
+			if diff := cmp.Diff(tt.want, report.Packets()); diff != "" {
+				t.Errorf("cases (-want +got):\n%s", diff)
+			}
+			if got := len(report.Unexplained()); got != tt.want.Unexplained {
+				t.Errorf("%d unexplained differences", got)
+			}
+		})
 	}
 }
 

@@ -38,6 +38,15 @@ func describe(d script.Datagram) []string {
 	return lines
 }
 
+// describePacket puts what was received in place of a netlink datagram into words.
+func describePacket(d script.Datagram) string {
+	text := fmt.Sprintf("%s: from %s: ", d.On, d.From)
+	if d.Error != 0 {
+		return text + unix.Errno(d.Error).Error()
+	}
+	return text + fmt.Sprintf("%d bytes %x", len(d.Data), d.Data)
+}
+
 func describeMessage(on string, msg []byte) []string {
 	kind, flags := ne.Uint16(msg[4:]), ne.Uint16(msg[6:])
 	head := fmt.Sprintf("flags %#x, seq %d, port %#x", flags, ne.Uint32(msg[8:]), ne.Uint32(msg[12:]))

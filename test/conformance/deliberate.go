@@ -80,6 +80,43 @@ var Deliberate = []Reason{
 				slices.Equal(d.Ours, []string{"system call: EPERM"})
 		},
 	},
+	{
+		Title: "a packet is judged by its own version",
+		Why: "The module drops a packet that says IPv4 and came from a packet socket as one of IPv6, or the other way round. A " +
+			"TUN interface hands over the packet alone. No stack sends such packets.",
+		covers: func(d *Difference) bool { return strings.HasPrefix(d.Sequence, packetPrefix+strangeProtocol) },
+	},
+	{
+		Title: "a source address in 127.0.0.0/8 that no interface has",
+		Why: "The module forgets a local address that is on no interface when it next sends, and 127.0.0.9 is on none where " +
+			"lo has 127.0.0.1/8. To the host's kernel, which sends for this program, it is as good as any.",
+		covers: func(d *Difference) bool {
+			return d.Step.Name == sentFromLoopback || d.Step.Name == countersAfterThat
+		},
+	},
+	{
+		Title: "how a TCP client learns that its connection has gone wrong",
+		Why: "A stream with a length of 0 or 1 ends it for good, and the module says EINVAL to the client's next read, and " +
+			"ECONNRESET when the other side has reset the connection. A client's end of a socket pair can only say that this " +
+			"is the end, which is what a read from the module's socket says next after a reset. If the peer is deleted after " +
+			"an impossible length, the module gives the client the rest of the stream, out of step as it is.",
+		covers: func(d *Difference) bool {
+			kernel, ours := d.changes()
+			kernel = slices.DeleteFunc(kernel, func(line string) bool { return line == datagramEnd })
+			if len(kernel) != 1 || !strings.HasPrefix(d.Sequence, packetPrefix+"TCP, ") {
+				return false
+			}
+			switch kernel[0] {
+			case "client: from the connection: invalid argument":
+				return len(ours) == 1 && strings.HasPrefix(ours[0], "client: from the connection, which has ended")
+			case "client: from the connection: connection reset by peer":
+				return len(ours) == 0
+			}
+			return len(ours) == 0 && slices.ContainsFunc(impossibleLengths, func(l impossible) bool {
+				return strings.HasPrefix(d.Sequence, packetPrefix+"TCP, "+l.name)
+			}) && strings.HasPrefix(kernel[0], "client: from the connection: ") && d.Step.Name == "PEER_DEL"
+		},
+	},
 }
 
 var (

@@ -75,7 +75,7 @@ func (w *writer) close(name string) {
 
 // closeAndAwait closes a descriptor and waits for what is announced about that on the socket events.
 func (w *writer) closeAndAwait(name string, notices int) {
-	w.add(script.Step{Name: "close " + name, Action: script.Close, On: name, Kind: events, Number: notices})
+	w.add(script.Step{Name: "close " + name, Action: script.Close, On: name, Await: []script.Await{{On: events, Count: notices}}})
 }
 
 func (w *writer) namespace(name string) {

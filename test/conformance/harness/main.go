@@ -1,6 +1,6 @@
 // Command harness asks the kernel's module and this program the same questions and compares the answers.
 //
-//	harness [-program FILE] [-document FILE] [-seed N] [-random N] [-keep DIR]
+//	harness [-program FILE] [-document FILE] [-seed N] [-random N] [-keep DIR] [-only REGEXP]
 //
 // It prints what it finds and, with -document, writes the report that is kept in the repository. It ends with status 1
 // if there are differences that nobody meant.
@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -40,11 +42,12 @@ func run(ctx context.Context) (good bool, err error) {
 	document := flag.String("document", "", "write the report to this file")
 	seed := flag.Uint64("seed", 1, "for the random sequences")
 	random := flag.Int("random", 100, "number of random sequences")
+	only := flag.String("only", "", "ask only the sequences whose names match this regular expression")
 	keep := flag.String("keep", "", "keep transcripts in this folder; the kernel's is used again if it is there")
-	script := flag.String("build", "test/oracle/build.sh", "the script that builds the virtual machine")
+	build := flag.String("build", "test/oracle/build.sh", "the script that builds the virtual machine")
 	flag.Parse()
 
-	machine, err := oracle.Find(ctx, *script)
+	machine, err := oracle.Find(ctx, *build)
 	if err != nil {
 		return false, err
 	}
@@ -57,8 +60,14 @@ func run(ctx context.Context) (good bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	written := conformance.Corpus()
-	sequences := append(written, conformance.Random(*seed, *random)...)
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		return false, err
+	}
+	written := append(conformance.Corpus(), conformance.PacketCorpus()...)
+	sequences := slices.DeleteFunc(append(written, conformance.Random(*seed, *random)...), func(s script.Sequence) bool {
+		return !chosen.MatchString(s.Name)
+	})
 	ours, err := conformance.AskUs(ctx, *program, runner, sequences)
 	if err != nil {
 		return false, err

@@ -27,7 +27,7 @@ func (s *state) enter(name string) error {
 	}
 	s.namespaces[name] = fd
 	s.open[script.NamespaceFD+name] = fd
-	if err := setUp("lo"); err != nil {
+	if err := setUp("lo", true); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
 	return nil
@@ -62,7 +62,10 @@ func (s *state) openSocket(step *script.Step) error {
 			err = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_ENCAP, espInUDP)
 		}
 	case "tcp4":
-		fd, err = s.connectedTCP(step.Number)
+		var far int
+		if fd, far, err = connectedTCP(&unix.SockaddrInet4{Port: step.Number, Addr: [4]byte{127, 0, 0, 1}}); err == nil {
+			s.extra = append(s.extra, far)
+		}
 	case "tcp4-listening":
 		if fd, err = bound(unix.AF_INET, unix.SOCK_STREAM, 0, any4); err == nil {
 			err = unix.Listen(fd, 1)
@@ -84,19 +87,26 @@ func (s *state) openSocket(step *script.Step) error {
 		err = unix.Pipe2(ends[:], unix.O_CLOEXEC)
 		fd = ends[0]
 		s.extra = append(s.extra, ends[1])
+	case script.UDP, script.TCP, script.Tap, script.RawIP:
+		fd, err = s.openForPackets(step)
 	default:
 		return fmt.Errorf("unknown kind of socket %q", step.Kind)
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", step.Kind, err)
 	}
+	return s.name(step.On, fd)
+}
+
+// name gives a descriptor its name and number.
+func (s *state) name(name string, fd int) error {
 	at := s.nextFD
 	s.nextFD++
 	if err := unix.Dup3(fd, at, unix.O_CLOEXEC); err != nil {
 		return os.NewSyscallError("dup3", err)
 	}
 	unix.Close(fd)
-	s.open[step.On] = at
+	s.open[name] = at
 	return nil
 }
 
@@ -108,34 +118,33 @@ func bound(domain, kind, protocol int, address unix.Sockaddr) (int, error) {
 	return fd, unix.Bind(fd, address)
 }
 
-// connectedTCP returns the connecting end of a connection over the loopback interface; the other end stays open
-// until the sequence ends.
-func (s *state) connectedTCP(port int) (int, error) {
-	listener, err := bound(unix.AF_INET, unix.SOCK_STREAM, 0, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+// connectedTCP returns both ends of a connection over the loopback interface, from the local address given.
+func connectedTCP(local unix.Sockaddr) (near, far int, err error) {
+	domain, loopback := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	if _, ok := local.(*unix.SockaddrInet6); ok {
+		domain, loopback = unix.AF_INET6, &unix.SockaddrInet6{Addr: [16]byte{15: 1}}
+	}
+	listener, err := bound(domain, unix.SOCK_STREAM, 0, loopback)
 	if err != nil {
-		return -1, err
+		return -1, -1, err
 	}
 	defer unix.Close(listener)
 	if err := unix.Listen(listener, 1); err != nil {
-		return -1, err
+		return -1, -1, err
 	}
 	name, err := unix.Getsockname(listener)
 	if err != nil {
-		return -1, err
+		return -1, -1, err
 	}
-	fd, err := bound(unix.AF_INET, unix.SOCK_STREAM, 0, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
+	near, err = bound(domain, unix.SOCK_STREAM, 0, local)
 	if err != nil {
-		return -1, err
+		return -1, -1, err
 	}
-	if err := unix.Connect(fd, name); err != nil {
-		return -1, err
+	if err := unix.Connect(near, name); err != nil {
+		return -1, -1, err
 	}
-	far, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
-	if err != nil {
-		return -1, err
-	}
-	s.extra = append(s.extra, far)
-	return fd, nil
+	far, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	return near, far, err
 }
 
 // control runs fn with a socket for interface ioctls.
@@ -162,7 +171,7 @@ func (s *state) findInterface(name string) error {
 	})
 }
 
-func setUp(name string) error {
+func setUp(name string, up bool) error {
 	return control(func(fd int) error {
 		request, err := unix.NewIfreq(name)
 		if err != nil {
@@ -171,7 +180,11 @@ func setUp(name string) error {
 		if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request); err != nil {
 			return err
 		}
-		request.SetUint16(request.Uint16() | unix.IFF_UP)
+		flags := request.Uint16() &^ unix.IFF_UP
+		if up {
+			flags |= unix.IFF_UP
+		}
+		request.SetUint16(flags)
 		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 	})
 }

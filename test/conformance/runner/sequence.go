@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -18,6 +20,9 @@ type state struct {
 	results script.Results
 
 	netlink    []string // names of the netlink sockets, in the order in which they were opened
+	packets    []string // names of the sockets that packets are received on, likewise
+	readers    map[string]reader
+	kept       map[string][]script.Datagram // what has arrived and is not part of an outcome yet
 	open       map[string]int
 	extra      []int // descriptors without a name
 	nextFD     int
@@ -36,6 +41,8 @@ func run(sequence script.Sequence, ids family) script.Results {
 			Name: sequence.Name, Ports: map[string]uint32{}, Interfaces: map[string][]uint32{},
 		},
 		open:       map[string]int{},
+		readers:    map[string]reader{},
+		kept:       map[string][]script.Datagram{},
 		nextFD:     firstFD,
 		namespaces: map[string]int{},
 	}
@@ -77,7 +84,6 @@ func (s *state) end() {
 func (s *state) step(step *script.Step) (script.Outcome, error) {
 	var out script.Outcome
 	var err error
-	on, wait := "", 0
 	switch step.Action {
 	case script.Netlink:
 		out.Errno, err = s.openNetlink(step)
@@ -92,17 +98,36 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 	case script.Socket:
 		err = s.openSocket(step)
 	case script.Close:
+		if step.Kind == script.Reset {
+			err = unix.SetsockoptLinger(s.fd(step.On), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
 		out.Errno = errno(unix.Close(s.fd(step.On)))
-		on, wait = step.Kind, step.Number
-		s.netlink = slices.DeleteFunc(s.netlink, func(name string) bool { return name == step.On })
+		isIt := func(name string) bool { return name == step.On }
+		s.netlink, s.packets = slices.DeleteFunc(s.netlink, isIt), slices.DeleteFunc(s.packets, isIt)
 		delete(s.open, step.On)
+	case script.Shutdown:
+		out.Errno = errno(unix.Shutdown(s.fd(step.On), unix.SHUT_WR))
+	case script.Sysctl:
+		err = os.WriteFile("/proc/sys/net/"+step.On, []byte(step.Kind), 0)
+	case script.Pause:
+		time.Sleep(time.Duration(step.Number) * time.Millisecond)
+	case script.Emit:
+		out.Notes, err = s.emit(step.Emissions)
+	case script.Stats:
+		out.Notes, err = s.stats(step.On)
 	case script.Interface:
 		out.Errno = errno(s.findInterface(step.On))
 	case script.Up:
-		out.Errno = errno(setUp(step.On))
+		out.Errno = errno(setUp(step.On, true))
+	case script.Down:
+		out.Errno = errno(setUp(step.On, false))
 	case script.Send:
 		out.Sent, err = s.patched(step)
-		if err == nil {
+		switch {
+		case err != nil:
+		case step.Kind == script.Settled:
+			return s.settled(step, out.Sent)
+		default:
 			out.Errno = errno(s.send(step, out.Sent))
 		}
 	case script.Rights:
@@ -113,7 +138,8 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 		err = fmt.Errorf("unknown action %q", step.Action)
 	}
 	if step.Kind != script.Unread {
-		out.Received = s.drain(on, wait)
+		s.await(step.Await)
+		out.Received = s.drain()
 	}
 	return out, err
 }
@@ -185,45 +211,84 @@ func (s *state) patched(step *script.Step) ([]byte, error) {
 	return data, nil
 }
 
-// drain reads what has arrived on all netlink sockets. With wait it first waits until that many datagrams have
-// arrived on the socket on.
-func (s *state) drain(on string, wait int) []script.Datagram {
-	const patience = 3 * time.Second
-	var received []script.Datagram
-	count := 0
-	take := func(name string) {
-		for {
-			d, ok := receive(s.open[name])
-			if !ok {
-				return
-			}
-			d.On = name
-			received = append(received, d)
-			if name == on {
-				count++
-			}
-			if d.Error != 0 {
-				return
-			}
+// settled sends a request until it is answered the same twice, and returns the last answers.
+func (s *state) settled(step *script.Step, datagram []byte) (script.Outcome, error) {
+	const pause, attempts = 15 * time.Millisecond, 200
+	out := script.Outcome{Sent: datagram}
+	for range attempts {
+		before := out.Received
+		out.Errno = errno(s.send(step, datagram))
+		out.Received = nil
+		for d, ok := receive(s.fd(step.On)); ok; d, ok = receive(s.fd(step.On)) {
+			d.On = step.On
+			out.Received = append(out.Received, d)
 		}
-	}
-	deadline := time.Now().Add(patience)
-	for wait > 0 {
-		take(on)
-		left := time.Until(deadline)
-		if count >= wait || left <= 0 {
+		if before != nil && reflect.DeepEqual(before, out.Received) {
 			break
 		}
-		poll := []unix.PollFd{{Fd: int32(s.fd(on)), Events: unix.POLLIN}}
-		// An interrupted poll is just repeated.
-		_, _ = unix.Poll(poll, int(left.Milliseconds())+1)
+		time.Sleep(pause)
 	}
-	if wait > 0 {
+	out.Received = append(out.Received, s.drain()...)
+	return out, nil
+}
+
+// await waits until as many datagrams have arrived as a step expects.
+func (s *state) await(awaited []script.Await) {
+	const patience = 5 * time.Second
+	deadline := time.Now().Add(patience)
+	for _, a := range awaited {
+		for s.arrived(a.On) < a.Count {
+			left := time.Until(deadline)
+			if left <= 0 {
+				return
+			}
+			poll := []unix.PollFd{{Fd: int32(s.fd(a.On)), Events: unix.POLLIN}}
+			// An interrupted poll is just repeated. So is one that something readable ends which is no datagram.
+			if _, err := unix.Poll(poll, int(left.Milliseconds())+1); err == nil && poll[0].Revents&^unix.POLLIN != 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	if len(awaited) > 0 && s.notices(awaited) {
 		// The other members of a group get their copies one after the other, and nobody says when.
 		time.Sleep(50 * time.Millisecond)
 	}
-	for _, name := range s.netlink {
-		take(name)
+}
+
+// notices says whether one of the sockets awaited is a netlink socket.
+func (s *state) notices(awaited []script.Await) bool {
+	return slices.ContainsFunc(awaited, func(a script.Await) bool { return slices.Contains(s.netlink, a.On) })
+}
+
+// arrived takes what has arrived on a socket, and returns how much of that there is since the last step.
+func (s *state) arrived(name string) int {
+	if slices.Contains(s.netlink, name) {
+		for {
+			d, ok := receive(s.open[name])
+			if !ok {
+				break
+			}
+			s.kept[name] = append(s.kept[name], d)
+			if d.Error != 0 {
+				break
+			}
+		}
+	} else if read := s.readers[name]; read != nil {
+		s.kept[name] = append(s.kept[name], read(s.fd(name))...)
+	}
+	return len(s.kept[name])
+}
+
+// drain returns what has arrived on all sockets.
+func (s *state) drain() []script.Datagram {
+	var received []script.Datagram
+	for _, name := range slices.Concat(s.netlink, s.packets) {
+		s.arrived(name)
+		for _, d := range s.kept[name] {
+			d.On = name
+			received = append(received, d)
+		}
+		delete(s.kept, name)
 	}
 	return received
 }

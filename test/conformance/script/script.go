@@ -39,15 +39,26 @@ const (
 	Join Action = "join"
 	// Socket opens a descriptor of the form Kind under the name On. With a Number it is bound to that port.
 	Socket Action = "socket"
-	// Close closes On. With a Number it then waits until that many datagrams have arrived on socket Kind, for a few
-	// seconds at most: what follows from it need not have happened when the call returns.
+	// Close closes On. Of the Kind Reset, a TCP connection is reset.
 	Close Action = "close"
+	// Shutdown ends the sending direction of a TCP connection.
+	Shutdown Action = "shutdown"
+	// Sysctl writes Kind to the setting On, which is a path below net.
+	Sysctl Action = "sysctl"
+	// Pause waits for Number milliseconds: what a route means to a device is known to it a moment later.
+	Pause Action = "pause"
+	// Emit sends Emissions, in order.
+	Emit Action = "emit"
+	// Stats notes the counters of received packets of the interface On, as RTM_GETLINK tells them.
+	Stats Action = "stats"
 	// Interface looks up the index of the interface On. The sequence deletes it in the end, if it is still there.
 	Interface Action = "interface"
-	// Up sets the interface On up.
-	Up Action = "up"
+	// Up sets the interface On up, and Down sets it down.
+	Up   Action = "up"
+	Down Action = "down"
 	// Send sends Data, after Patches, to the kernel on socket On. Of the Kind Unaddressed it does so without an address,
-	// and of the Kind Unread nothing is read afterwards.
+	// and of the Kind Unread nothing is read afterwards. Of the Kind Settled it is asked again until two answers are the
+	// same: counters may lag behind the packets that they count.
 	Send Action = "send"
 	// Rights gives the thread CAP_NET_ADMIN (Value 1) or takes it from its effective set (Value 0).
 	Rights Action = "rights"
@@ -59,7 +70,28 @@ const (
 const (
 	Unaddressed = "unaddressed"
 	Unread      = "unread"
+	Settled     = "settled"
 )
+
+// Reset is a kind of Close.
+const Reset = "reset"
+
+// Kinds of Socket that packets are sent and received on. What arrives on them is read like that on netlink sockets.
+const (
+	// UDP is bound to the Address of the step.
+	UDP = "udp"
+	// TCP is an established connection over the loopback interface, from the Address of the step. The other end is open
+	// under the same name with FarEnd after it, and what arrives there is read as records behind their lengths.
+	TCP = "tcp"
+	// Tap is a packet socket at the interface that is the Address of the step. It reads what the interface receives, and
+	// what is sent on it goes to the interface as if the stack had sent it.
+	Tap = "tap"
+	// RawIP is for IP packets with their headers, of the family of Address; it reads nothing.
+	RawIP = "raw IP"
+)
+
+// FarEnd makes the name of the other end of a connection.
+const FarEnd = " far end"
 
 // Step is one action.
 type Step struct {
@@ -73,6 +105,27 @@ type Step struct {
 	Value   int     `json:"value,omitempty"`
 	Data    Bytes   `json:"data,omitempty"`
 	Patches []Patch `json:"patches,omitempty"`
+	// Address is what a Socket is opened with.
+	Address   string     `json:"address,omitempty"`
+	Emissions []Emission `json:"emissions,omitempty"`
+	// Await are the numbers of datagrams that are waited for after the action, for a few seconds at most: what follows
+	// from it need not have happened when the call returns.
+	Await []Await `json:"await,omitempty"`
+}
+
+// Emission is one packet that is sent on the socket On: to the address and port, or address, To, or as one of Protocol
+// (an EtherType) if On is a tap.
+type Emission struct {
+	On       string `json:"on"`
+	To       string `json:"to,omitempty"`
+	Protocol uint16 `json:"protocol,omitempty"`
+	Data     Bytes  `json:"data"`
+}
+
+// Await is a number of datagrams to be waited for on a socket.
+type Await struct {
+	On    string `json:"on"`
+	Count int    `json:"count"`
 }
 
 // Patch is a number in a datagram that is known only when it is sent.
@@ -123,6 +176,8 @@ type Outcome struct {
 	// Sent is the datagram as it was sent.
 	Sent     Bytes      `json:"sent,omitempty"`
 	Received []Datagram `json:"received,omitempty"`
+	// Notes are other things that were seen, to be compared as they are.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Datagram is one that was received.
@@ -134,4 +189,6 @@ type Datagram struct {
 	SenderPort   uint32 `json:"senderPort"`
 	// Error is the errno of a read that failed, in place of a datagram.
 	Error int `json:"error,omitempty"`
+	// From says where a packet came from; it is empty for netlink datagrams.
+	From string `json:"from,omitempty"`
 }
