@@ -33,10 +33,10 @@ type PeerConfig struct {
 	Keepalive  *peers.Keepalive // nil: off
 	// Socket is a duplicate of the client's transport socket. NewPeer neither keeps nor closes it.
 	Socket *os.File
-	// Substitute puts another descriptor in place of the client's. It is called for TCP, where the connection
-	// becomes the device's, with the socket on which the client then finds its control packets; it duplicates
-	// what it is given.
-	Substitute func(*os.File) error
+	// Substitute puts another descriptor in place of a socket, known by its inode number, wherever the client has
+	// it; it duplicates what it is given. It is called for TCP, where the connection becomes the device's and the
+	// client finds its control packets on another socket.
+	Substitute func(inode uint64, file *os.File) error
 }
 
 // PeerUpdate is a change to a peer: what is invalid or nil stays as it is.
@@ -84,7 +84,7 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 	}
 	if client != nil {
 		defer client.Close()
-		err = cfg.substitute(client)
+		err = cfg.substitute(cfg.Socket, client)
 	}
 	if err == nil {
 		gone := d.do(func() { err = d.add(cfg, tr) })
@@ -93,7 +93,7 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 	if err != nil {
 		if client != nil {
 			// Even if the substitution is what failed: it may have come half the way.
-			err = errors.Join(err, cfg.substitute(cfg.Socket))
+			err = errors.Join(err, cfg.substitute(client, cfg.Socket))
 		}
 		d.releaseUnused(tr)
 		return err
@@ -103,12 +103,16 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 	return nil
 }
 
-// substitute puts file in place of the client's descriptor.
-func (cfg *PeerConfig) substitute(file *os.File) error {
+// substitute puts file in place of the client's socket.
+func (cfg *PeerConfig) substitute(socket, file *os.File) error {
 	if cfg.Substitute == nil {
 		return attachError(unix.EOPNOTSUPP, errors.New("the client's descriptor can't be replaced"))
 	}
-	if err := cfg.Substitute(file); err != nil {
+	inode, err := inodeOf(socket)
+	if err == nil {
+		err = cfg.Substitute(inode, file)
+	}
+	if err != nil {
 		return attachError(unix.EINVAL, fmt.Errorf("replace the client's descriptor: %w", err))
 	}
 	return nil

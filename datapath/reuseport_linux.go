@@ -402,6 +402,19 @@ func socketCookie(file *os.File) (cookie uint64, err error) {
 	return cookie, err
 }
 
+// inodeOf returns the number by which a process's descriptors show a socket.
+func inodeOf(file *os.File) (inode uint64, err error) {
+	err = withFD(file, func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return fmt.Errorf("inode of socket: %w", err)
+		}
+		inode = st.Ino
+		return nil
+	})
+	return inode, err
+}
+
 func cookieOf(fd int) (uint64, error) {
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {

@@ -46,7 +46,7 @@ func (e *end) addTCP(t *testing.T, cfg PeerConfig, key crypto.KeyConfig, conn *n
 	defer file.Close()
 	var client *os.File
 	cfg.Socket = file
-	cfg.Substitute = func(f *os.File) error {
+	cfg.Substitute = func(_ uint64, f *os.File) error {
 		client = duplicate(t, f)
 		return nil
 	}
@@ -479,7 +479,7 @@ func TestTCPSubstitutionThatFailsHalfwayIsUndone(t *testing.T) {
 	}
 	defer file.Close()
 	var placed []*os.File
-	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: file, Substitute: func(f *os.File) error {
+	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: file, Substitute: func(_ uint64, f *os.File) error {
 		placed = append(placed, f)
 		if len(placed) == 1 {
 			return unix.EBADF
@@ -553,7 +553,7 @@ func TestTCPAttachErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.rule, func(t *testing.T) {
-			err := e.NewPeer(PeerConfig{ID: 2, TxID: 2, Socket: tt.file, Substitute: func(*os.File) error { return nil }})
+			err := e.NewPeer(PeerConfig{ID: 2, TxID: 2, Socket: tt.file, Substitute: func(uint64, *os.File) error { return nil }})
 			var attach *AttachError
 			if !errors.As(err, &attach) || attach.Errno != tt.errno {
 				t.Errorf("error = %v, want an AttachError with %v", err, tt.errno)
@@ -579,7 +579,7 @@ func TestTCPFailedNewPeerPutsTheDescriptorBack(t *testing.T) {
 	defer file.Close()
 	var placed []*os.File
 	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.3"), Socket: file,
-		Substitute: func(f *os.File) error { placed = append(placed, f); return nil }})
+		Substitute: func(_ uint64, f *os.File) error { placed = append(placed, f); return nil }})
 	if !errors.Is(err, peers.ErrIDInUse) {
 		t.Fatalf("error = %v, want ErrIDInUse", err)
 	}

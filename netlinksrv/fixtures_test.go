@@ -49,17 +49,21 @@ func (t *fakeTask) File(fd int) (*os.File, error) {
 	return os.NewFile(uintptr(dup), file.Name()), nil
 }
 
-func (t *fakeTask) Replace(fd int, file *os.File) error {
-	if t.files[fd] == nil {
-		return fmt.Errorf("descriptor %d: %w", fd, unix.EBADF)
+func (t *fakeTask) Replace(inode uint64, file *os.File) error {
+	for fd := range t.files {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(t.files[fd].Fd()), &st); err != nil || st.Ino != inode {
+			continue
+		}
+		dup, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.files[fd].Close()
+		t.files[fd] = os.NewFile(uintptr(dup), file.Name())
+		return nil
 	}
-	dup, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	t.files[fd].Close()
-	t.files[fd] = os.NewFile(uintptr(dup), file.Name())
-	return nil
+	return fmt.Errorf("socket %d: %w", inode, unix.EBADF)
 }
 
 // Descriptors of every test task.

@@ -3,7 +3,6 @@ package netlinksrv
 import (
 	"errors"
 	"net/netip"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -56,9 +55,8 @@ func newPeer(r *request) ([]byte, error) {
 		VPN6:      whenSet(args.vpn.v6),
 		Keepalive: args.keepalive(),
 		Socket:    socket,
-		Substitute: func(file *os.File) error {
-			return r.task.Replace(int(int32(fd)), file)
-		},
+
+		Substitute: r.task.Replace,
 	})
 	return nil, newPeerError(err, id)
 }

@@ -21,10 +21,10 @@ type Task interface {
 	// File returns a duplicate of one of the process's descriptors, which the caller closes. The error is
 	// unix.EBADF if there is no such descriptor.
 	File(fd int) (*os.File, error)
-	// Replace puts a duplicate of file in place of one of the process's descriptors, with the same
-	// close-on-exec flag and the same epoll registrations. The error is unix.EBADF if there is no such
-	// descriptor.
-	Replace(fd int, file *os.File) error
+	// Replace puts a duplicate of file in place of the socket with that inode number, wherever the client's
+	// processes have it, with the same close-on-exec flags and the same epoll registrations. Unlike the other
+	// methods it may be called as long as the client runs. The error is unix.EBADF if nobody has that socket.
+	Replace(inode uint64, file *os.File) error
 	// PID returns the process's id in our own pid namespace.
 	PID() int
 }

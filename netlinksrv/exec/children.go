@@ -15,13 +15,16 @@ import (
 //
 // A child's pid is not reused before it is reaped, so a caller that keeps others from reaping may
 // signal these pids safely.
-func children() ([]int, error) {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
+func children() ([]int, error) { return childrenOf(os.Getpid()) }
+
+// childrenOf returns the pids of a process's children. It may miss some while others end.
+func childrenOf(parent int) ([]int, error) {
+	lists, err := filepath.Glob("/proc/" + strconv.Itoa(parent) + "/task/*/children")
 	if err != nil {
 		return nil, err
 	}
 	if len(lists) == 0 {
-		return childrenByStat() // a kernel without CONFIG_PROC_CHILDREN
+		return childrenByStat(parent) // a kernel without CONFIG_PROC_CHILDREN
 	}
 	var pids []int
 	for _, list := range lists {
@@ -40,13 +43,12 @@ func children() ([]int, error) {
 	return pids, nil
 }
 
-// childrenByStat finds the children among all processes that /proc shows.
-func childrenByStat() ([]int, error) {
+// childrenByStat finds a process's children among all processes that /proc shows.
+func childrenByStat(of int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
 	}
-	self := os.Getpid()
 	var pids []int
 	for _, stat := range stats {
 		text, err := os.ReadFile(stat)
@@ -54,11 +56,25 @@ func childrenByStat() ([]int, error) {
 			continue
 		}
 		pid, parent, ok := parseStat(string(text))
-		if ok && parent == self {
+		if ok && parent == of {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// descendants returns the pids of all processes below one.
+func descendants(of int) ([]int, error) {
+	var all []int
+	for parents := []int{of}; len(parents) > 0; parents = parents[1:] {
+		pids, err := childrenOf(parents[0])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pids...)
+		parents = append(parents, pids...)
+	}
+	return all, nil
 }
 
 // parseStat returns the process id and the parent's from a /proc/PID/stat line. The name between

@@ -72,7 +72,7 @@ func substitutes(t testing.TB) (*fakeServer, *fakeConnections) {
 		ours, theirs := os.NewFile(uintptr(pair[0]), "our end"), os.NewFile(uintptr(pair[1]), "client's end")
 		defer theirs.Close()
 		t.Cleanup(func() { ours.Close() })
-		if err := task.Replace(fd, theirs); err != nil {
+		if err := task.Replace(inodeOf(t, conn), theirs); err != nil {
 			t.Error(err)
 		}
 	}

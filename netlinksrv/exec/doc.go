@@ -29,11 +29,15 @@
 // links of kind "ovpn" (route.go). One whose answers must mention our links is replaced by a pair
 // in front of the real socket (relay.go).
 //
+// A TCP connection that becomes a device's is replaced by one end of a pair in every process that
+// has it (everywhere.go, inject.go).
+//
 // # Limits
 //
 // Linux 5.9 or later (SECCOMP_IOCTL_NOTIF_ADDFD); 5.19 for clients whose threads are hit by many
 // signals (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). The client can't install a notification
 // listener of its own. Requests through io_uring and from programs of another architecture pass
 // by, and so do those on a duplicate of a route socket below the window. A route socket that only
-// listens to link notifications sees our links as the TUN interfaces they are. It is a compatibility layer, not a sandbox: a client that wants to escape it can.
+// listens to link notifications sees our links as the TUN interfaces they are. It is a
+// compatibility layer, not a sandbox: a client that wants to escape it can.
 package exec

@@ -143,23 +143,29 @@ func atNumber(set, old, replacement int, r registration) error {
 // ends with it. The copy holds everything that was open: fn must be brief, so that what we close
 // meanwhile is closed soon.
 func onPrivateThread(fn func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		return fn()
+	})
+}
+
+// onOwnThread runs fn on an OS thread that ends with it.
+func onOwnThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The process's first thread never ends and would keep the copy. While we occupy it,
-			// another goroutine is on another thread.
-			err := onPrivateThread(fn)
+			// The process's first thread never ends. While we occupy it, another goroutine is on
+			// another thread.
+			err := onOwnThread(fn)
 			runtime.UnlockOSThread()
 			done <- err
 			return
 		}
 		// Never unlocked: the thread ends with this goroutine.
-		err := unix.Unshare(unix.CLONE_FILES)
-		if err == nil {
-			err = fn()
-		}
-		done <- err
+		done <- fn()
 	}()
 	return <-done
 }

@@ -71,7 +71,7 @@ func (g *genericSocket) watch(cookie uint64) {
 			}
 			break
 		}
-		t, done := senderTask(from)
+		t, done := senderTask(g.session, from)
 		t.limit = &g.opener
 		g.process(t, datagram)
 		done()

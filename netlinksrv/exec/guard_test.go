@@ -2,6 +2,7 @@ package exec
 
 import (
 	"errors"
+	"os"
 	osexec "os/exec"
 	"runtime"
 	"testing"
@@ -99,7 +100,7 @@ func TestChildrenByStat(t *testing.T) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	for name, find := range map[string]func() ([]int, error){"children": children, "childrenByStat": childrenByStat} {
+	for name, find := range map[string]func() ([]int, error){"children": children, "childrenByStat": func() ([]int, error) { return childrenByStat(os.Getpid()) }} {
 		pids, err := find()
 		if diff := cmp.Diff([]int{cmd.Process.Pid}, pids); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)

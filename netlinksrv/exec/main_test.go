@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,9 @@ const roleArgument = "exec-test-role"
 
 // roles are the programs that the tests run. A role reports by its error.
 var roles = map[string]func(args []string) error{}
+
+// A role is played on the process's first thread, which /proc/PID speaks of.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	Reexec()

@@ -151,7 +151,7 @@ func (r *relay) watch(cookie uint64) {
 			}
 			break
 		}
-		t, done := senderTask(from)
+		t, done := senderTask(r.session, from)
 		r.sending.Lock()
 		r.unnotified(t, datagram)
 		r.sending.Unlock()

@@ -2,7 +2,6 @@ package exec
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -10,34 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Replace puts a copy of file at the thread's descriptor fd, in place of what is there, with the
-// same close-on-exec flag, and lets the client's epoll sets watch it as they watched the old one.
-// Whether it blocks is file's own affair. It works only while the thread waits for its answer,
-// and fails with unix.EBADF if fd is not open.
-func (t *task) Replace(fd int, file *os.File) error {
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	old, err := t.take(fd)
-	if err != nil {
-		return fmt.Errorf("descriptor %d of the client: %w", fd, err)
-	}
-	defer unix.Close(old)
-	var inner error
-	err = conn.Control(func(replacement uintptr) { _, inner = t.replace(fd, old, int(replacement)) })
-	return errors.Join(err, inner)
+// Replace puts a copy of file in place of the socket with that inode number wherever the client's processes have it, with
+// the same close-on-exec flags, the mode and time limits of the old one, and lets the client's epoll sets watch it as they
+// watched that. Threads that are blocked on the old one start again with the new one. The error is unix.EBADF if nobody has the
+// socket; a process that can't be reached keeps it, which is logged.
+func (t *task) Replace(inode uint64, file *os.File) error {
+	return t.session.replaceEverywhere(inode, file)
 }
 
-// errNotWaiting says that a descriptor can't be replaced as its owner is running.
-var errNotWaiting = errors.New("client does not wait for us")
-
-// replace is Replace with bare descriptors of ours: a duplicate of the old one, and the new one.
+// replace puts a descriptor of ours at one of the thread's numbers, where now is that of which old is a duplicate. It
+// works only while the thread waits for its answer.
 // The client has the new one if done is true, whatever became of its epoll registrations.
 func (t *task) replace(number, old, replacement int) (done bool, err error) {
-	if t.install == nil {
-		return false, errNotWaiting
-	}
 	cloexec, err := t.closesOnExec(number)
 	if err != nil {
 		return false, err

@@ -43,20 +43,25 @@ func init() {
 			if ours, err := os.Readlink("/proc/self/fd/" + arg); err == nil && strings.HasPrefix(ours, "anon_inode:[event") {
 				continue // the client's own Go runtime needs it
 			}
-			event, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 			if err != nil {
 				return err
 			}
 			const elsewhere = 2000
-			old, err := unix.FcntlInt(uintptr(event), unix.F_DUPFD, elsewhere)
+			old, err := unix.FcntlInt(uintptr(pair[0]), unix.F_DUPFD, elsewhere)
 			if err != nil {
 				return err
 			}
-			unix.Close(event)
+			other, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD, elsewhere)
+			if err != nil {
+				return err
+			}
+			unix.Close(pair[0])
+			unix.Close(pair[1])
 			if err := unix.Dup3(old, number, unix.O_CLOEXEC); err != nil {
 				return err
 			}
-			// The old file lives on, and its registration would with it.
+			// The server has the old file as well, so that its registration would live on.
 			set, err := unix.EpollCreate1(0)
 			if err != nil {
 				return err
@@ -77,7 +82,7 @@ func init() {
 			if _, err := unix.Read(number, value); err != nil || value[0] != 7 {
 				return fmt.Errorf("read %v: %w", value, err)
 			}
-			if _, err := unix.Write(old, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			if _, err := unix.Write(other, []byte("for the old one")); err != nil {
 				return err
 			}
 			if err := expectEvent(set, 0, 0); err != nil {
@@ -87,6 +92,15 @@ func init() {
 			if err := expect("F_GETFD", flags, err, unix.FD_CLOEXEC); err != nil {
 				return err
 			}
+			flags, err = unix.FcntlInt(uintptr(old), unix.F_GETFD, 0)
+			if err := expect("the duplicate's F_GETFD", flags, err, 0); err != nil {
+				return err
+			}
+			if same, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(old)); err != nil || same != "anon_inode:[eventfd]" {
+				return fmt.Errorf("the duplicate of descriptor %d is %s, %w", number, same, err)
+			}
+			unix.Close(old)
+			unix.Close(other)
 		}
 		return ask(700, "EBADF")
 	}
@@ -102,7 +116,11 @@ func TestReplace(t *testing.T) {
 		}
 		file := os.NewFile(uintptr(fd), "replacement")
 		defer file.Close()
-		err = task.Replace(int(int32(binary.NativeEndian.Uint32(datagram[16:]))), file)
+		old, err := task.File(int(int32(binary.NativeEndian.Uint32(datagram[16:]))))
+		if err == nil {
+			t.Cleanup(func() { old.Close() })
+			err = task.Replace(inodeOf(t, old), file)
+		}
 		s.afterwards = []byte(fmt.Sprint(err))
 		if errors.Is(err, unix.EBADF) {
 			s.afterwards = []byte("EBADF")
@@ -112,16 +130,10 @@ func TestReplace(t *testing.T) {
 	mustSucceed(t, s, roleCommand("replace", "5", "6", "7", "100", strconv.Itoa(runtimePoller(t, -1)), "800", "1500")...)
 }
 
-// A process that does not wait for an answer can't have a descriptor replaced.
-func TestReplaceNeedsANotification(t *testing.T) {
-	task, done := senderTask(sender{pid: os.Getpid()})
-	defer done()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
+func inodeOf(t testing.TB, file *os.File) uint64 {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		t.Error(err)
 	}
-	defer null.Close()
-	if err := task.Replace(int(null.Fd()), null); !errors.Is(err, errNotWaiting) {
-		t.Errorf("error %v, want %v", err, errNotWaiting)
-	}
+	return st.Ino
 }

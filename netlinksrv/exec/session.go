@@ -26,9 +26,13 @@ type session struct {
 	unserved sync.Once      // guards the warning that a socket is the kernel's
 	hidden   sync.Once      // guards the warning that a client can't be looked at
 
+	guard int // pid: the client's processes are below it
+
 	mu        sync.Mutex
-	endpoints map[uint64]endpoint // guarded by mu: by the cookie of the client's end
-	closed    bool                // guarded by mu
+	endpoints map[uint64]endpoint   // guarded by mu: by the cookie of the client's end
+	waiting   map[int]uint64        // guarded by mu: notified calls being answered, by thread
+	injected  map[int]chan<- uint64 // guarded by mu: who has a thread make a call, by thread
+	closed    bool                  // guarded by mu
 }
 
 // endpoint is a socket whose calls we answer: the client holds one end of a pair, we the other.
@@ -48,6 +52,7 @@ func newSession(server server, logger *slog.Logger, beforeBind func(netns.ID, ui
 	return &session{
 		server: server, logger: logger, beforeBind: beforeBind,
 		connections: noConnections{}, endpoints: make(map[uint64]endpoint),
+		waiting: make(map[int]uint64), injected: make(map[int]chan<- uint64),
 	}
 }
 
@@ -60,9 +65,11 @@ func (s *session) start(l *listener, w window) {
 // close ends every socket and waits for all that the session started. The listener must have
 // been shut down.
 func (s *session) close() {
-	s.calls.Wait()
 	s.mu.Lock()
 	s.closed = true
+	s.mu.Unlock()
+	s.calls.Wait()
+	s.mu.Lock()
 	for _, e := range s.endpoints {
 		e.hangUp()
 	}
@@ -71,6 +78,17 @@ func (s *session) close() {
 	if s.listener != nil {
 		s.listener.close()
 	}
+}
+
+// begin notes that something is done for the client, until calls.Done, and reports false if the session has ended.
+func (s *session) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.calls.Add(1)
+	return true
 }
 
 // register makes an endpoint known by its cookie, before the client can use it.
@@ -95,23 +113,23 @@ func (s *session) lookup(cookie uint64) endpoint {
 // notified starts answering a notification. Each has a goroutine of its own, so that a slow
 // request delays nobody but the thread that made it.
 func (s *session) notified(n notification) {
+	if s.isInjected(&n) {
+		return
+	}
 	if s.isForeign(&n) {
 		if err := s.listener.continues(n.id); err != nil {
 			s.logger.Error("answer a client's system call", "error", err)
 		}
 		return
 	}
-	s.calls.Add(1)
+	if !s.begin() {
+		return
+	}
+	s.setWaiting(int(n.tid), n.id)
 	go func() {
 		defer s.calls.Done()
-		c := &call{session: s, nr: int(n.nr), args: n.args, id: n.id}
-		c.task = &task{
-			tid:   int(n.tid),
-			alive: func() bool { return s.listener.valid(n.id) },
-			install: func(fd, number int, cloexec bool) error {
-				return s.listener.install(n.id, fd, number, cloexec)
-			},
-		}
+		defer s.notWaiting(int(n.tid), n.id)
+		c := &call{session: s, nr: int(n.nr), args: n.args, id: n.id, task: s.waitingTask(int(n.tid), n.id)}
 		if c.nr == unix.SYS_SOCKET {
 			s.socket(c, n)
 			return
@@ -122,6 +140,31 @@ func (s *session) notified(n notification) {
 		}
 		s.socketCall(c)
 	}()
+}
+
+// waitingTask is the task of a thread that waits for the answer to a notification.
+func (s *session) waitingTask(tid int, id uint64) *task {
+	return &task{
+		session: s,
+		tid:     tid,
+		alive:   func() bool { return s.listener.valid(id) },
+		install: func(fd, number int, cloexec bool) error { return s.listener.install(id, fd, number, cloexec) },
+	}
+}
+
+func (s *session) setWaiting(tid int, id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting[tid] = id
+}
+
+// notWaiting is called when a call has been answered. The thread may have made another one since.
+func (s *session) notWaiting(tid int, id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[tid] == id {
+		delete(s.waiting, tid)
+	}
 }
 
 // isForeign reports whether a call, which is notified for every descriptor, can't be about one of ours. That takes

@@ -71,6 +71,7 @@ func run(ctx context.Context, o options, server server) (Status, error) {
 		return s.status, err
 	}
 	s.session = newSession(server, o.logger, o.beforeBind)
+	s.session.guard = s.guard
 	if o.connections != nil {
 		s.session.connections = o.connections
 	}

@@ -154,6 +154,42 @@ func defaultSignal(signal unix.Signal) error {
 	return ok(errno)
 }
 
+// ptrace is a request about a thread that the calling OS thread traces and that is stopped.
+func ptrace(request, tid int, address uintptr, data unsafe.Pointer) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), address, uintptr(data), 0, 0)
+	return ok(errno)
+}
+
+// signalMask returns the signals that a stopped thread blocks.
+func signalMask(tid int) (mask uint64, err error) {
+	err = ptrace(unix.PTRACE_GETSIGMASK, tid, unsafe.Sizeof(mask), unsafe.Pointer(&mask))
+	return mask, err
+}
+
+func setSignalMask(tid int, mask uint64) error {
+	return ptrace(unix.PTRACE_SETSIGMASK, tid, unsafe.Sizeof(mask), unsafe.Pointer(&mask))
+}
+
+// beginsSystemCall says whether the thread, stopped at a system call, is at the beginning of one of our own
+// architecture.
+func (t *tracee) beginsSystemCall() (bool, error) {
+	const entry = 1   // PTRACE_SYSCALL_INFO_ENTRY
+	var info struct { // the beginning of struct ptrace_syscall_info
+		op   uint8
+		_    [3]uint8
+		arch uint32
+	}
+	err := ptrace(unix.PTRACE_GET_SYSCALL_INFO, t.tid, unsafe.Sizeof(info), unsafe.Pointer(&info))
+	return info.op == entry && info.arch == auditArch, t.lost(err)
+}
+
+// sharesDescriptors says whether two threads have one descriptor table. Where the kernel does not tell they are taken to.
+func sharesDescriptors(a, b int) bool {
+	const files = 2 // KCMP_FILES
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), files, 0, 0, 0)
+	return errno != 0 || order == 0
+}
+
 func ok(errno unix.Errno) error {
 	if errno != 0 {
 		return errno

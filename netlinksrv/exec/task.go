@@ -19,8 +19,9 @@ import (
 // While a notified thread waits for its answer, neither its id nor its process's can be reused.
 // Every method that opens something by an id checks afterwards that the thread still waited.
 type task struct {
-	tid   int
-	alive func() bool // whether the thread that tid named at first is still the one
+	session *session
+	tid     int
+	alive   func() bool // whether the thread that tid named at first is still the one
 	// limit is the credentials that a request may not exceed, those of the socket's opener, where they matter.
 	limit *credentials
 	// sender is set if the task stands for a process that does not wait for an answer.
@@ -34,17 +35,17 @@ type task struct {
 // and has no rights if the thread that sent was another user than the process is. done must be
 // called when it is no longer needed. Should the process have ended before we looked, and its id be
 // in use again, we take the new one for it; that takes a wrap of all ids within a moment.
-func senderTask(from sender) (t *task, done func()) {
+func senderTask(s *session, from sender) (t *task, done func()) {
 	pidfd, err := unix.PidfdOpen(from.pid, 0)
 	if err != nil {
-		return &task{tid: from.pid, alive: func() bool { return false }}, func() {}
+		return &task{session: s, tid: from.pid, alive: func() bool { return false }}, func() {}
 	}
 	alive := func() bool {
 		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 		n, err := ignoringEINTR(func() (int, error) { return unix.Poll(fds, 0) })
 		return err == nil && n == 0
 	}
-	return &task{tid: from.pid, alive: alive, sender: &from}, func() { unix.Close(pidfd) }
+	return &task{session: s, tid: from.pid, alive: alive, sender: &from}, func() { unix.Close(pidfd) }
 }
 
 // NetNS returns the network namespace that the thread is in. The caller closes it.
