@@ -51,18 +51,26 @@ func (s *Server) RewriteRoute(ns netns.ID, dumps *LinkDumps, datagram []byte) []
 		if ours {
 			look, ours = s.looksAt(ns, m.index)
 		}
-		wrongKind := filter == linkKind && !ours || filter == tunKind && ours
-		if !ours && !wrongKind {
+		drop := filter == linkKind && !ours || filter == tunKind && ours
+		stage := stageMade
+		if ours && h.kind == unix.RTM_NEWLINK && h.seq == 0 {
+			stage = m.stage()
+			drop = drop || stage == stageBeingMade
+		}
+		if !ours && !drop {
 			continue
 		}
 		out.buf = append(out.buf, datagram[copied:at]...)
 		copied = len(datagram) - len(rest)
 		changed = true
-		if wrongKind {
+		if drop {
 			continue
 		}
 		start := len(out.buf)
 		out.rewriteLink(m, look)
+		if stage == stageJustMade {
+			nativeEndian.PutUint32(out.buf[start+changeAt:], ^uint32(0))
+		}
 		if filter == linkKind {
 			nativeEndian.PutUint16(out.buf[start+6:], h.flags|unix.NLM_F_DUMP_FILTERED)
 		}
@@ -73,15 +81,64 @@ func (s *Server) RewriteRoute(ns netns.ID, dumps *LinkDumps, datagram []byte) []
 	return append(out.buf, datagram[copied:]...)
 }
 
+// Where ifi_flags and ifi_change are in a link message.
+const (
+	flagsAt  = headerSize + 8
+	changeAt = headerSize + 12
+)
+
+// operDown is IF_OPER_DOWN (include/uapi/linux/if.h).
+const operDown = 2
+
+// stage says how far a link has come that is announced.
+type stage int
+
+const (
+	stageMade stage = iota
+	// stageJustMade: this is what the kernel would announce of a new link.
+	stageJustMade
+	// stageBeingMade: a TUN interface that is yet to be made look like a link of kind ovpn. The kernel would say nothing.
+	stageBeingMade
+)
+
+// stage tells from an announcement how far the link has come: a fresh TUN interface has a queue length that
+// package tun changes as the last thing that the kernel announces, before it limits the segments of a super-frame.
+func (m *linkMessage) stage() stage {
+	const freshLength, unlimited = 500, 65535
+	if segments, ok := m.u32(unix.IFLA_GSO_MAX_SEGS); !ok || segments != unlimited || m.flags&unix.IFF_UP != 0 {
+		return stageMade
+	}
+	switch length, ok := m.u32(unix.IFLA_TXQLEN); {
+	case !ok:
+		return stageMade
+	case length == freshLength:
+		return stageBeingMade
+	}
+	return stageJustMade
+}
+
+// down reports whether a P2P link that is up has no carrier. The kernel finds out up to a second after a TUN interface
+// has lost it, and says until then that it is in an unknown state and running; of its own device it knows from the start.
+func (m *linkMessage) down() bool {
+	carrier := m.attrs[unix.IFLA_CARRIER]
+	return len(carrier.payload) == 1 && carrier.payload[0] == 0
+}
+
 // rewriteLink appends a message about a TUN interface as one about an ovpn link.
 func (b *builder) rewriteLink(m *linkMessage, look looks) {
 	start := len(b.buf)
 	b.buf = append(b.buf, m.raw[:linkAttributes]...)
+	down := look.mode == peers.P2P && m.down()
+	if down {
+		nativeEndian.PutUint32(b.buf[start+flagsAt:], m.flags&^unix.IFF_RUNNING)
+	}
 	r := attributeReader{rest: m.raw[linkAttributes:], offset: linkAttributes}
 	for a, ok := r.next(); ok; a, ok = r.next() {
 		switch number := a.number(); {
 		case number == unix.IFLA_LINKINFO:
 			b.linkInfo(a, look.mode)
+		case down && number == unix.IFLA_OPERSTATE && len(a.payload) == 1:
+			b.u8(a.kind, operDown)
 		case len(a.payload) != 4:
 			b.raw(a.kind, a.payload)
 		case number == unix.IFLA_MAX_MTU:

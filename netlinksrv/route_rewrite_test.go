@@ -141,3 +141,42 @@ func TestFilteredDumps(t *testing.T) {
 		}
 	})
 }
+
+// TestAnnouncedLink: a new link is announced once, as it is when it is complete.
+func TestAnnouncedLink(t *testing.T) {
+	littleEndian(t)
+	s := testServer(t)
+	addDevice(t, s, testIfindex, peers.P2P)
+	segments := func(n uint32) field { return f32(unix.IFLA_GSO_MAX_SEGS, n) }
+	length := func(n uint32) field { return f32(unix.IFLA_TXQLEN, n) }
+	carrier := func(on byte) field { return fraw(unix.IFLA_CARRIER, on) }
+	state := func(n byte) field { return fraw(unix.IFLA_OPERSTATE, n) }
+	tun, ovpn := fkind("tun"), fkind("ovpn", fmode(0))
+	msg := func(seq uint32, info ifinfo, fields ...field) []byte {
+		b := routeMessage(unix.RTM_NEWLINK, 0, info, fields...)
+		nativeEndian.PutUint32(b[8:], seq)
+		return b
+	}
+	const all = ^uint32(0)
+	for _, tt := range []struct {
+		name     string
+		in, want []byte
+	}{
+		{"a TUN interface appears", msg(0, ifinfo{7, 0, all}, tun, length(500), segments(65535)), nil},
+		{"it is complete", msg(0, ifinfo{7, 0, 0}, tun, length(1000), segments(65535)), msg(0, ifinfo{7, 0, all}, ovpn, length(1000), segments(65535))},
+		{"later changes", msg(0, ifinfo{7, 0, 0}, tun, length(500), segments(45)), msg(0, ifinfo{7, 0, 0}, ovpn, length(500), segments(45))},
+		{"an answer", msg(1, ifinfo{7, 0, 0}, tun, length(500), segments(65535)), msg(1, ifinfo{7, 0, 0}, ovpn, length(500), segments(65535))},
+		{"another TUN interface", msg(0, ifinfo{8, 0, all}, tun, length(500), segments(65535)), msg(0, ifinfo{8, 0, all}, tun, length(500), segments(65535))},
+		{"up without carrier", msg(0, ifinfo{7, unix.IFF_UP | unix.IFF_RUNNING, 1}, tun, state(0), carrier(0)),
+			msg(0, ifinfo{7, unix.IFF_UP, 1}, ovpn, state(2), carrier(0))},
+		{"up with carrier", msg(0, ifinfo{7, unix.IFF_UP | unix.IFF_RUNNING, 1}, tun, state(6), carrier(1)),
+			msg(0, ifinfo{7, unix.IFF_UP | unix.IFF_RUNNING, 1}, ovpn, state(6), carrier(1))},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := s.RewriteRoute(homeID(t), &LinkDumps{}, tt.in)
+			if diff := cmp.Diff(hexLines([][]byte{tt.want}), hexLines([][]byte{got})); diff != "" {
+				t.Errorf("datagram (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -5,7 +5,17 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
 )
+
+// withoutMore runs fn, a system call or two, with no more rights over ns than the thread has.
+func (t *task) withoutMore(ns *netns.NS, fn func() error) error {
+	if t.CanAdmin(ns) {
+		return fn()
+	}
+	return unprivileged(fn)
+}
 
 // unprivileged runs fn, a system call or two, on a thread without effective capabilities.
 func unprivileged(fn func() error) error {

@@ -17,8 +17,9 @@ import (
 // relay is a client's route socket whose answers must be rewritten: the client holds one end of a
 // pair, we the other and the real socket behind it, the twin.
 //
-// It lasts until the client closes it or sends something that is not a question. The kernel must
-// then see the client's own rights and descriptors, so the real socket takes its place again.
+// It lasts until the client closes it or, if it is no member of the group of links, sends something
+// that is not a question. The kernel must then see the client's own rights and descriptors, so the
+// real socket takes its place again.
 type relay struct {
 	session *session
 	pair    *pair
@@ -37,35 +38,30 @@ type relay struct {
 // relay puts a pair in front of a client's real socket, of which fd is a duplicate, in the midst
 // of sending a first request, which the verdict says what to do with.
 func (s *session) relay(c *call, fd int, ns *netns.NS, request []byte, verdict netlinksrv.Verdict) error {
-	r, cookie, err := s.openRelay(c, fd, ns)
+	r, err := s.openRelay(c, fd, ns)
 	if err != nil {
 		return err
 	}
-	s.sockets.Add(2)
-	go r.watch(cookie)
-	go r.pump()
 	r.sending.Lock()
 	defer r.sending.Unlock()
 	if errno := verdict.Refused(); errno != 0 {
-		r.refuse(request, errno)
-		return nil
+		return r.refuse(c.task, request, errno)
 	}
 	return r.forward(c.task, request)
 }
 
-func (s *session) openRelay(c *call, fd int, ns *netns.NS) (r *relay, cookie uint64, err error) {
-	if err := ensureBound(c.task, fd); err != nil {
-		return nil, 0, err
-	}
+// openRelay puts a pair in front of a client's real socket, of which fd is a duplicate.
+func (s *session) openRelay(c *call, fd int, ns *netns.NS) (r *relay, err error) {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
-		return nil, 0, os.NewSyscallError("fcntl", err)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	r = &relay{session: s, socket: -1}
 	var client int
+	var cookie uint64
 	r.pair, client, cookie, err = newPair(ns, flags&unix.O_NONBLOCK != 0)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer unix.Close(client)
 	defer func() {
@@ -76,23 +72,26 @@ func (s *session) openRelay(c *call, fd int, ns *netns.NS) (r *relay, cookie uin
 	}()
 	copyTimeouts(fd, client)
 	if r.ns, err = ns.Dup(); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if r.socket, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-		return nil, 0, os.NewSyscallError("fcntl", err)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	if r.twin, err = watchable(r.socket); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	s.register(cookie, r)
 	done, err := c.task.replace(c.fd(), fd, client)
 	if !done {
-		return nil, 0, err
+		return nil, err
 	}
 	if err != nil {
 		s.logger.Warn("a route client may miss events", "error", err)
 	}
-	return r, cookie, nil
+	s.sockets.Add(2)
+	go r.watch(cookie)
+	go r.pump()
+	return r, nil
 }
 
 // watchable returns an epoll set with a socket in it. The Go runtime's poller can wait for the
@@ -258,39 +257,33 @@ func (r *relay) forward(t *task, datagram []byte) error {
 	r.receiving.Lock()
 	r.dumps.Ask(datagram)
 	r.receiving.Unlock()
-	var err error
-	if t.CanAdmin(r.ns) {
-		err = send()
-	} else {
-		err = unprivileged(send)
+	if err := ensureBound(t, r.socket); err != nil {
+		return err
 	}
+	err := t.withoutMore(r.ns, send)
 	r.drain()
 	return err
 }
 
 // refuse answers a request that the kernel does not get to see.
-func (r *relay) refuse(request []byte, errno unix.Errno) {
+func (r *relay) refuse(t *task, request []byte, errno unix.Errno) error {
+	if err := ensureBound(t, r.socket); err != nil {
+		return err
+	}
 	option := func(name int) bool {
 		value, err := unix.GetsockoptInt(r.socket, unix.SOL_NETLINK, name)
 		return err == nil && value != 0
 	}
 	form := netlinksrv.AnswerForm{Cap: option(unix.NETLINK_CAP_ACK), Extended: option(unix.NETLINK_EXT_ACK)}
-	if b := netlinksrv.RouteAnswer(request, r.port(), errno, form); b != nil {
+	port, err := boundTo(r.socket)
+	if err != nil {
+		return err
+	}
+	if b := netlinksrv.RouteAnswer(request, port, errno, form); b != nil {
 		r.drain() // what the kernel said before comes first
 		r.pair.deliver(b)
 	}
-}
-
-// port returns the real socket's port.
-func (r *relay) port() uint32 {
-	name, err := unix.Getsockname(r.socket)
-	if err != nil {
-		return 0
-	}
-	if nl, ok := name.(*unix.SockaddrNetlink); ok {
-		return nl.Pid
-	}
-	return 0
+	return nil
 }
 
 // unnotified processes a datagram whose sender runs on: what would need its rights or descriptors
@@ -298,7 +291,7 @@ func (r *relay) port() uint32 {
 func (r *relay) unnotified(t *task, datagram []byte) {
 	switch verdict := r.session.server.Route(t, r.ns, datagram); {
 	case verdict.Refused() != 0:
-		r.refuse(datagram, verdict.Refused())
+		r.refuse(t, datagram, verdict.Refused())
 	case verdict == netlinksrv.Acknowledge:
 		if acknowledge(t, r.socket, datagram) == nil {
 			r.drain()
@@ -306,7 +299,7 @@ func (r *relay) unnotified(t *task, datagram []byte) {
 	case onlyGets(datagram), t.CanAdmin(r.ns) && !namesProcess(datagram):
 		r.forward(t, datagram)
 	default:
-		r.refuse(datagram, unix.EPERM)
+		r.refuse(t, datagram, unix.EPERM)
 	}
 }
 
@@ -317,21 +310,19 @@ func (r *relay) send(c *call, fd int) {
 	sendAll(c, fd, netlinkAddress{}, func(b []byte, first bool) error {
 		switch verdict := r.session.server.Route(c.task, r.ns, b); {
 		case verdict.Refused() != 0:
-			r.refuse(b, verdict.Refused())
-			return nil
+			return r.refuse(c.task, b, verdict.Refused())
 		case verdict == netlinksrv.Acknowledge:
 			err := acknowledge(c.task, r.socket, b)
 			r.drain()
 			return err
 		case onlyGets(b):
 			return r.forward(c.task, b)
-		case r.pair.unread() && !namesProcess(b):
+		case (r.hearsOfLinks() || r.pair.unread()) && !namesProcess(b):
 			// Nothing that the client has not read yet may be lost with the pair.
 			if c.task.CanAdmin(r.ns) {
 				return r.forward(c.task, b)
 			}
-			r.refuse(b, unix.EPERM)
-			return nil
+			return r.refuse(c.task, b, unix.EPERM)
 		case !first:
 			return unix.EAGAIN // the client comes again with this one
 		}
@@ -372,7 +363,7 @@ func (r *relay) setDetached(detached bool) {
 }
 
 func (r *relay) bind(c *call, address netlinkAddress) {
-	c.finish(0, unix.Bind(r.socket, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: address.port, Groups: address.groups}))
+	c.finish(0, c.task.withoutMore(r.ns, func() error { return bindRoute(c.task, r.socket, address) }))
 }
 
 func (r *relay) connect(c *call, address netlinkAddress, disconnect bool) {
@@ -418,11 +409,20 @@ func (r *relay) setOption(c *call, fd int) {
 		c.continues()
 		return
 	}
-	if level == unix.SOL_NETLINK && name == unix.NETLINK_LISTEN_ALL_NSID && !c.task.CanAdmin(r.ns) {
-		c.fails(unix.EPERM) // ours it would be allowed
+	if level == unix.SOL_NETLINK && controlOptions[name] && !r.pair.unread() {
+		// What the client asks for comes beside the messages, where a pair has no room.
+		r.sending.Lock()
+		defer r.sending.Unlock()
+		if err := r.restore(c, fd); err != nil {
+			c.fails(errnoFor(err))
+			return
+		}
+		c.continues()
 		return
 	}
-	c.finish(0, unix.SetsockoptString(r.socket, level, name, string(value)))
+	c.finish(0, c.task.withoutMore(r.ns, func() error {
+		return unix.SetsockoptString(r.socket, level, name, string(value))
+	}))
 }
 
 func (r *relay) getOption(c *call) {

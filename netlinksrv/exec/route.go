@@ -46,6 +46,19 @@ func isRoute(fd int) bool {
 	return err == nil && protocol == unix.NETLINK_ROUTE
 }
 
+// routeCall answers a call on a real route socket, of which fd is a duplicate.
+func (s *session) routeCall(c *call, fd int) {
+	join := c.joinsLinks()
+	switch {
+	case c.sends():
+		s.sendRoute(c, fd)
+	case join != nil && s.injector.window.contains(c.fd()) && !wantsControl(fd):
+		s.joinLinks(c, fd, join)
+	default:
+		c.continues()
+	}
+}
+
 // sendRoute answers a send on a real route socket, of which fd is a duplicate. Most sends are the
 // kernel's to execute, with the client's own rights and descriptors, and so are all that we can't
 // make sense of.
@@ -113,6 +126,34 @@ func acknowledge(t *task, fd int, request []byte) error {
 	return unix.Sendto(fd, noop, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
+// bindRoute is bind on a route socket of the client's, of which fd is a duplicate.
+func bindRoute(t *task, fd int, address netlinkAddress) error {
+	if address.port == 0 {
+		bound, err := boundTo(fd)
+		if err != nil {
+			return err
+		}
+		if bound == 0 {
+			if err := ensureBound(t, fd); err != nil {
+				return err
+			}
+			if address.port, err = boundTo(fd); err != nil {
+				return err
+			}
+		}
+	}
+	return unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: address.port, Groups: address.groups})
+}
+
+// boundTo returns the port of a netlink socket, 0 if it has none yet.
+func boundTo(fd int) (uint32, error) {
+	name, err := unix.Getsockname(fd)
+	if nl, ok := name.(*unix.SockaddrNetlink); ok {
+		return nl.Pid, err
+	}
+	return 0, err
+}
+
 // ensureBound binds a socket that the client has not bound, as its own send would have: to its
 // process id, which the kernel would otherwise take from us.
 func ensureBound(t *task, fd int) error {
@@ -120,12 +161,14 @@ func ensureBound(t *task, fd int) error {
 	if err != nil {
 		return err
 	}
-	if nl, ok := name.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
+	nl, ok := name.(*unix.SockaddrNetlink)
+	if !ok || nl.Pid != 0 {
 		return nil
 	}
-	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(t.PID())})
+	// Without its groups it would leave them.
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(t.PID()), Groups: nl.Groups})
 	if err == unix.EADDRINUSE {
-		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: nl.Groups})
 	}
 	return err
 }

@@ -282,8 +282,8 @@ func (s *session) socketCall(c *call) {
 			return
 		}
 	}
-	if c.sends() && isRoute(fd) {
-		s.sendRoute(c, fd)
+	if isRoute(fd) {
+		s.routeCall(c, fd)
 		return
 	}
 	c.continues()

@@ -117,7 +117,7 @@ func TestToolsSeeOurLinks(t *testing.T) {
 // A listener to link messages shares the machine with a program that makes links.
 func TestIPMonitor(t *testing.T) {
 	requireTool(t, "ip")
-	script := `ip monitor link > monitored & monitor=$!
+	script := `ip -d monitor link > monitored & monitor=$!
 		tries=0
 		until grep -q tun8 monitored; do
 			ip link add tun8 type ovpn 2>/dev/null || ip link del tun8
@@ -125,7 +125,8 @@ func TestIPMonitor(t *testing.T) {
 		done
 		kill $monitor; wait; cat monitored`
 	t.Chdir(t.TempDir())
-	if output := withRealServer(t, "sh", "-c", script); !strings.Contains(output, "tun8") {
+	output := withRealServer(t, "sh", "-c", script)
+	if !strings.Contains(output, "tun8") || !strings.Contains(output, "ovpn") || strings.Contains(output, "tun type tun") {
 		t.Errorf("output is %q", output)
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/test/conformance/script"
 )
 
 // linkSequences are about links of kind ovpn, over rtnetlink.
 func linkSequences() []*writer {
-	return []*writer{newLinks(), chosenIndexes(), attributesOfNewLinks(), showLinks(), listLinks(), changeLinks()}
+	return []*writer{newLinks(), chosenIndexes(), attributesOfNewLinks(), showLinks(), listLinks(), changeLinks(), announcedLinks()}
 }
 
 func newLinks() *writer {
@@ -166,6 +168,38 @@ func listLinks() *writer {
 	w.link("tun0", modeP2P)
 	w.link("tun1", modeMP)
 	list("while there are two")
+	return w
+}
+
+// announcedLinks are about what a member of the group of links is told of what it does itself.
+func announcedLinks() *writer {
+	w := newSequence("announced links", plain)
+	w.add(script.Step{Name: "join the group of links", Action: script.Join, On: route, Number: unix.RTNLGRP_LINK})
+	for _, mode := range []uint8{modeP2P, modeMP} {
+		name := fmt.Sprintf("tun%d", mode)
+		change := func(what string, attrs ...attr) {
+			w.send(what+" "+name, route, linkMessage(unix.RTM_NEWLINK, do, name, attrs...))
+		}
+		w.link(name, mode)
+		flags := func(what string, flags uint32) {
+			m := linkMessage(unix.RTM_NEWLINK, do, name)
+			ne.PutUint32(m.body[8:], flags)
+			ne.PutUint32(m.body[12:], unix.IFF_UP)
+			w.send(what+" "+name, route, m)
+		}
+		if mode == modeP2P { // an MP link would carry packets of the stack's own, which count
+			flags("set up", unix.IFF_UP)
+		}
+		change("MTU of", u32(unix.IFLA_MTU, 1300))
+		flags("set down", 0)
+		change("rename", text(unix.IFLA_IFNAME, name+"new"))
+		w.send("get "+name, route, linkMessage(unix.RTM_GETLINK, unix.NLM_F_REQUEST, name))
+		w.send("delete "+name, route, linkMessage(unix.RTM_DELLINK, do, name))
+	}
+	up := newLink("up0", info(modeP2P))
+	up.body[8], up.body[12] = unix.IFF_UP, unix.IFF_UP
+	w.send("new and up", route, up)
+	w.find("up0")
 	return w
 }
 
