@@ -6,35 +6,23 @@ import (
 	"strings"
 )
 
-// decode puts a message of the family into words, for the log. Key material is left out.
-func decode(msg []byte) string {
+// decode puts a message of a family into words, for the log. Key material is left out.
+func (f *family) decode(msg []byte) string {
 	if len(msg) < firstAttribute {
 		return ""
 	}
 	h := parseHeader(msg)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s flags=%#x seq=%d", commandName(msg[headerSize]), h.flags, h.seq)
-	decodeSet(&b, messageSet, msg[firstAttribute:])
+	fmt.Fprintf(&b, "%s flags=%#x seq=%d", f.commandName(msg[headerSize]), h.flags, h.seq)
+	decodeSet(&b, f.messages, msg[firstAttribute:])
 	return b.String()
 }
 
-// messageSet is all that can stand in a message of the family, in either direction.
-var messageSet = &attributeSet{attrs: []attributePolicy{
-	attrIfindex: fullU32("ifindex"),
-	attrPeer:    nest("peer", &attributeSet{attrs: peerPolicies}),
-	attrKeyconf: nest("keyconf", &attributeSet{attrs: keyPolicies}),
-}}
-
-func commandName(cmd uint8) string {
-	switch cmd {
-	case cmdPeerDelNtf:
-		return "peer-del-ntf"
-	case cmdKeySwapNtf:
-		return "key-swap-ntf"
-	case cmdPeerFloatNtf:
-		return "peer-float-ntf"
+func (f *family) commandName(cmd uint8) string {
+	if name, ok := f.notifications[cmd]; ok {
+		return name
 	}
-	if op := operationFor(cmd); op != nil {
+	if op := f.operation(cmd); op != nil {
 		return op.name
 	}
 	return fmt.Sprintf("command(%d)", cmd)

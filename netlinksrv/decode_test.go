@@ -26,7 +26,7 @@ func TestDecode(t *testing.T) {
 		{"KEY_NEW", ask(cmdKeyNew, keyFields(crypto.AESGCM, []byte("secretsecret!!!!"))),
 			"key-new flags=0x5 seq=17 ifindex=7 keyconf{ peer-id=0 slot=1 key-id=3 cipher-alg=1 " +
 				"encrypt-dir{ cipher-key=(16 bytes) nonce-tail=(8 bytes) } decrypt-dir{ cipher-key=(16 bytes) nonce-tail=(8 bytes) } }"},
-		{"notification", (&Server{}).notification(datapath.Event{Kind: datapath.KeyExhausted, Ifindex: 7, PeerID: 1, KeyID: 2}),
+		{"notification", announced(&Server{}, ovpnFamily, datapath.Event{Kind: datapath.KeyExhausted, Ifindex: 7, PeerID: 1, KeyID: 2}),
 			"key-swap-ntf flags=0x0 seq=0 ifindex=7 keyconf{ peer-id=1 key-id=2 }"},
 		{"signed", message(cmdPeerGet, 0, fnest(attrPeer, f32(peerSocketNetNSID, 0xffffffff))),
 			"peer-get flags=0x0 seq=17 peer{ socket-netnsid=-1 }"},
@@ -35,7 +35,7 @@ func TestDecode(t *testing.T) {
 		{"no message", []byte{1}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := decode(tt.msg); got != tt.want {
+			if got := families[ovpnFamily].decode(tt.msg); got != tt.want {
 				t.Errorf("decode:\n%s\nwant:\n%s", got, tt.want)
 			}
 		})

@@ -33,12 +33,12 @@ func (g *GenericSocket) Send(task Task, datagram []byte) {
 		if !ok {
 			break
 		}
-		switch h := parseHeader(msg); {
-		case h.kind == g.server.ids.family:
-			g.serve(task, msg)
-		case h.kind == unix.GENL_ID_CTRL && g.server.concerns(msg):
+		h := parseHeader(msg)
+		if f, ours := g.server.familyWith(h.kind); ours {
+			g.serve(task, f, msg)
+		} else if h.kind == unix.GENL_ID_CTRL && g.server.concerns(msg) {
 			g.serveController(task, msg)
-		default:
+		} else {
 			g.relay(task, msg)
 		}
 		datagram = rest
@@ -53,11 +53,12 @@ func (s *Server) concerns(datagram []byte) bool {
 		if !ok {
 			return false
 		}
-		switch parseHeader(msg).kind {
-		case s.ids.family:
+		kind := parseHeader(msg).kind
+		if _, ours := s.familyWith(kind); ours {
 			return true
-		case unix.GENL_ID_CTRL:
-			if s.controllerQuestion(msg) != questionForeign {
+		}
+		if kind == unix.GENL_ID_CTRL {
+			if asked, _ := s.controllerQuestion(msg); asked != questionForeign {
 				return true
 			}
 		}
@@ -65,8 +66,19 @@ func (s *Server) concerns(datagram []byte) bool {
 	}
 }
 
-// request is one do or dump request of the family while it is executed.
+// familyWith returns the family that has an id, as an index into families.
+func (s *Server) familyWith(id uint16) (family int, ok bool) {
+	for i := range s.ids {
+		if s.ids[i].family == id {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// request is one do or dump request of a family while it is executed.
 type request struct {
+	family int // in families
 	server *Server
 	socket *GenericSocket
 	task   Task
@@ -80,15 +92,16 @@ type request struct {
 	device device
 }
 
-// serve executes one message for the family and acknowledges it.
-func (g *GenericSocket) serve(task Task, msg []byte) {
+// serve executes one message for a family and acknowledges it.
+func (g *GenericSocket) serve(task Task, family int, msg []byte) {
 	r := &request{
+		family: family,
 		server: g.server, socket: g, task: task,
 		header: parseHeader(msg), port: g.Port(), raw: msg,
 	}
 	debug := g.server.log.Enabled(context.Background(), slog.LevelDebug)
 	if debug {
-		g.server.log.Debug("netlink request", "port", r.port, "message", decode(msg))
+		g.server.log.Debug("netlink request", "port", r.port, "message", families[family].decode(msg))
 	}
 	if r.header.flags&unix.NLM_F_REQUEST == 0 {
 		if r.header.flags&unix.NLM_F_ACK != 0 {
@@ -98,7 +111,7 @@ func (g *GenericSocket) serve(task Task, msg []byte) {
 	}
 	reply, started, err := r.execute()
 	if debug {
-		g.server.log.Debug("netlink answer", "port", r.port, "seq", r.header.seq, "reply", decode(reply), "err", err)
+		g.server.log.Debug("netlink answer", "port", r.port, "seq", r.header.seq, "reply", families[family].decode(reply), "err", err)
 	}
 	switch {
 	case err != nil:
@@ -113,7 +126,7 @@ func (g *GenericSocket) serve(task Task, msg []byte) {
 			g.post(acknowledge(msg, r.port, nil, g.ackOptions()))
 		}
 	}
-	if len(msg) > firstAttribute && msg[headerSize] == cmdKeyNew {
+	if r.op != nil && r.op.secret && len(msg) > firstAttribute {
 		clear(msg[firstAttribute:])
 	}
 }
@@ -137,7 +150,7 @@ func (r *request) execute() (reply []byte, started bool, err error) {
 			text:  "ambiguous or reserved bits set in nlmsg_flags",
 		}
 	}
-	r.op = operationFor(cmd)
+	r.op = families[r.family].operation(cmd)
 	if r.op == nil || r.header.isDump() && r.op.dump == nil {
 		return nil, false, unix.EOPNOTSUPP
 	}
@@ -164,6 +177,11 @@ func (r *request) execute() (reply []byte, started bool, err error) {
 	}
 	if err := r.openNest(); err != nil {
 		return nil, false, err
+	}
+	if r.op.translate != nil {
+		if r.inner, err = r.op.translate(r); err != nil {
+			return nil, false, err
+		}
 	}
 	reply, err = r.op.handle(r)
 	return reply, false, err
@@ -218,7 +236,7 @@ func (r *request) openNest() error {
 
 // reply starts the message that answers r, with cmd and extra flags.
 func (r *request) reply(b *builder, cmd uint8, flags uint16) int {
-	return b.generic(header{kind: r.server.ids.family, flags: flags, seq: r.header.seq, port: r.port}, cmd, familyVersion)
+	return b.generic(header{kind: r.server.ids[r.family].family, flags: flags, seq: r.header.seq, port: r.port}, cmd, familyVersion)
 }
 
 // interfaceExists is the production value of Server.linkExists.

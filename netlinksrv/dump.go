@@ -45,7 +45,7 @@ func (r *request) peerDump() *dump {
 	d.list = func() {
 		infos := r.device.Peers()
 		d.count = len(infos)
-		d.build = func(i int) []byte { return r.peerReply(&infos[i], unix.NLM_F_MULTI, ns) }
+		d.build = func(i int) []byte { return families[r.family].describe(r, &infos[i], unix.NLM_F_MULTI, ns) }
 	}
 	d.check = func() *requestError {
 		select {

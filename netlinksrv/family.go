@@ -1,10 +1,43 @@
 package netlinksrv
 
-import "ovpn-go/crypto"
+import (
+	"ovpn-go/crypto"
+	"ovpn-go/datapath"
+)
 
-// The family as the kernel registers it (include/uapi/linux/ovpn.h).
+// family is a generic netlink family that the server answers for.
+type family struct {
+	name string
+	// operations is ordered by command, the order in which nlctrl lists them.
+	operations []operation
+	// describe builds the message that describes a peer to the requester, to whose namespace ids belongs.
+	describe func(r *request, info *datapath.PeerInfo, flags uint16, ids *namespaceIDs) []byte
+	// announce appends the notification of an event. It returns false, and appends nothing, if the family has no word
+	// for it.
+	announce func(b *builder, h header, ev datapath.Event) bool
+	// messages is all that can stand in a message, in either direction, and notifications are the names of commands that only
+	// the server sends: for the log.
+	messages      *attributeSet
+	notifications map[uint8]string
+}
+
+// families are those that the server answers for: the kernel's, and the one that came before it. They are set up by init
+// because the handlers refer to them in turn.
+var families [familyCount]family
+
+const (
+	ovpnFamily = iota // of the kernel (include/uapi/linux/ovpn.h)
+	dcoFamily         // of the module that OpenVPN 2.6 was written for
+	familyCount
+)
+
 const (
 	familyName    = "ovpn"
+	dcoFamilyName = "ovpn-dco-v2"
+)
+
+// All families have this version, and one multicast group of this name.
+const (
 	familyVersion = 1
 	groupName     = "peers"
 )
@@ -81,6 +114,14 @@ const (
 
 func u32(name string, max uint64) attributePolicy {
 	return attributePolicy{name: name, kind: kindU32, max: max}
+}
+
+func u8(name string, max uint64) attributePolicy {
+	return attributePolicy{name: name, kind: kindU8, max: max}
+}
+
+func u16(name string, max uint64) attributePolicy {
+	return attributePolicy{name: name, kind: kindU16, max: max}
 }
 
 func fullU32(name string) attributePolicy { return u32(name, 0xffffffff) }
@@ -193,20 +234,35 @@ type operation struct {
 	// in which it is missed. Both are checked after the interface is found and before handle runs.
 	nest     uint16
 	required []uint16
+	// tcpRemote: a peer over TCP may come with a remote address, which then means nothing.
+	tcpRemote bool
+	// secret: the request holds keys.
+	secret bool
 	// exclusive: nothing but what is required may be in the nest.
 	exclusive bool
+	// translate, unless nil, puts what is in the nest into the words of the kernel's family, which handle knows. The nest has
+	// been checked as above.
+	translate func(*request) (parsed, error)
 	// handle does the work and returns the reply, nil if there is none beyond the acknowledgement.
 	handle func(*request) ([]byte, error)
 }
 
-// operations is ordered by command, the order in which nlctrl lists them. It is set up by init because the
-// handlers refer to it in turn.
-var operations []operation
-
 func init() {
 	peer := &attributeSet{name: "peer", attrs: peerPolicies}
 	keyconf := &attributeSet{name: "keyconf", attrs: keyPolicies}
-	operations = []operation{
+	f := &families[ovpnFamily]
+	f.name, f.describe, f.announce = familyName, (*request).peerReply, announce
+	f.messages = &attributeSet{attrs: []attributePolicy{
+		attrIfindex: fullU32("ifindex"),
+		attrPeer:    nest("peer", peer),
+		attrKeyconf: nest("keyconf", keyconf),
+	}}
+	f.notifications = map[uint8]string{
+		cmdPeerDelNtf:   "peer-del-ntf",
+		cmdKeySwapNtf:   "key-swap-ntf",
+		cmdPeerFloatNtf: "peer-float-ntf",
+	}
+	f.operations = []operation{
 		{
 			cmd: cmdPeerNew, name: "peer-new", handle: newPeer,
 			do: peerMessage("peer-new", subset("peer-new-input", peerPolicies,
@@ -232,7 +288,7 @@ func init() {
 			nest: attrPeer, required: []uint16{peerID},
 		},
 		{
-			cmd: cmdKeyNew, name: "key-new", handle: newKey,
+			cmd: cmdKeyNew, name: "key-new", handle: newKey, secret: true,
 			do:   keyMessage("key-new", keyconf),
 			nest: attrKeyconf,
 			required: []uint16{
@@ -258,11 +314,11 @@ func init() {
 	}
 }
 
-// operationFor returns the row of a command, nil if there is none.
-func operationFor(cmd uint8) *operation {
-	for i := range operations {
-		if operations[i].cmd == cmd {
-			return &operations[i]
+// operation returns the row of a command, nil if there is none.
+func (f *family) operation(cmd uint8) *operation {
+	for i := range f.operations {
+		if f.operations[i].cmd == cmd {
+			return &f.operations[i]
 		}
 	}
 	return nil

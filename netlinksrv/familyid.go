@@ -8,7 +8,7 @@ import (
 	"ovpn-go/tun/netns"
 )
 
-// familyIDs are the numbers under which clients know the family. They hold as long as the server lives.
+// familyIDs are the numbers under which clients know a family. They hold as long as the server lives.
 type familyIDs struct {
 	family uint16 // nlmsg_type
 	group  uint32 // multicast group "peers"
@@ -22,25 +22,25 @@ const (
 
 var errNoFamilyID = errors.New("all generic netlink family ids are taken")
 
-// chooseFamilyIDs picks ids that the real kernel, asked in any namespace, does not use.
-func chooseFamilyIDs(ns *netns.NS) (familyIDs, error) {
+// chooseFamilyIDs picks ids for all families that the real kernel, asked in any namespace, does not use.
+func chooseFamilyIDs(ns *netns.NS) (chosen [familyCount]familyIDs, err error) {
 	c, err := dialNetlink(ns, unix.NETLINK_GENERIC)
 	if err != nil {
-		return familyIDs{}, err
+		return chosen, err
 	}
 	defer c.close()
 	answers, err := c.ask(unix.GENL_ID_CTRL, unix.NLM_F_DUMP, []byte{unix.CTRL_CMD_GETFAMILY, ctrlVersion, 0, 0})
 	if err != nil {
-		return familyIDs{}, err
+		return chosen, err
 	}
 	return unusedIDs(answers)
 }
 
 // unusedIDs picks the highest ids that no family in a dump of families has.
-func unusedIDs(families [][]byte) (familyIDs, error) {
+func unusedIDs(dump [][]byte) (chosen [familyCount]familyIDs, err error) {
 	ids := map[uint16]bool{}
 	groups := map[uint32]bool{}
-	for _, msg := range families {
+	for _, msg := range dump {
 		each(msg, firstAttribute, func(a attribute) {
 			switch a.number() {
 			case unix.CTRL_ATTR_FAMILY_ID:
@@ -58,15 +58,20 @@ func unusedIDs(families [][]byte) (familyIDs, error) {
 			}
 		})
 	}
-	chosen := familyIDs{family: maxFamilyID, group: maxGroupID}
-	for ids[chosen.family] {
-		chosen.family--
-	}
-	for groups[chosen.group] {
-		chosen.group--
-	}
-	if chosen.family <= unix.GENL_ID_CTRL || chosen.group == 0 {
-		return familyIDs{}, errNoFamilyID
+	next := familyIDs{family: maxFamilyID, group: maxGroupID}
+	for i := range chosen {
+		for ids[next.family] {
+			next.family--
+		}
+		for groups[next.group] {
+			next.group--
+		}
+		if next.family <= unix.GENL_ID_CTRL || next.group == 0 {
+			return chosen, errNoFamilyID
+		}
+		chosen[i] = next
+		next.family--
+		next.group--
 	}
 	return chosen, nil
 }

@@ -364,6 +364,21 @@ func (d *fakeDevice) state() string {
 	return b.String()
 }
 
+// testIDs are those of the recorded messages, and others for the other family.
+var testIDs = [familyCount]familyIDs{
+	ovpnFamily: {family: testFamily, group: testGroup},
+	dcoFamily:  {family: testFamily + 1, group: testGroup + 1},
+}
+
+// announced is what a family says of an event; nil if it says nothing.
+func announced(s *Server, family int, ev datapath.Event) []byte {
+	var b builder
+	if !families[family].announce(&b, header{kind: s.ids[family].family}, ev) {
+		return nil
+	}
+	return b.buf
+}
+
 // testServer is a server without devices, whose ids are those of the recorded messages.
 func testServer(t testing.TB) *Server {
 	t.Helper()
@@ -371,7 +386,7 @@ func testServer(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.ids = familyIDs{family: testFamily, group: testGroup}
+	s.ids = testIDs
 	s.newDevice = func(datapath.Config) (device, error) { return nil, unix.ENODEV }
 	s.configureLink = func(*netns.NS, []byte) error { return unix.ENODEV }
 	s.linkExists = func(g *GenericSocket, ifindex uint32) bool {
@@ -407,7 +422,7 @@ func addDevice(t testing.TB, s *Server, ifindex int, mode peers.Mode) *fakeDevic
 		d.notify = cfg.Notify
 		return d, nil
 	}
-	if _, err := s.createLink(datapath.Config{Name: d.name, Mode: mode}, queueCounts{tx: 1, rx: 1}); err != nil {
+	if _, err := s.createLink(datapath.Config{Name: d.name, Mode: mode}, linkKind, queueCounts{tx: 1, rx: 1}); err != nil {
 		t.Fatal(err)
 	}
 	s.newDevice = was

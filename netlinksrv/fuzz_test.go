@@ -31,7 +31,11 @@ func FuzzRequest(f *testing.F) {
 	f.Cleanup(g.Close)
 	g.extended.Store(true)
 	task := &fakeTask{}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(t *testing.T, other bool, data []byte) {
+		family := ovpnFamily
+		if other {
+			family = dcoFamily
+		}
 		d.peers = []*fakePeer{{
 			info: datapath.PeerInfo{ID: 1, TCP: true, LocalPort: 1}, keys: [2]crypto.KeyConfig{{ID: 1, Cipher: crypto.AESGCM}},
 		}}
@@ -43,11 +47,11 @@ func FuzzRequest(f *testing.F) {
 			}
 			rest = after
 			nativeEndian.PutUint16(msg[4:], unix.GENL_ID_CTRL)
-			if s.controllerQuestion(msg) == questionPolicy {
-				s.policyDump(msg, 1)
+			if asked, family := s.controllerQuestion(msg); asked == questionPolicy {
+				s.policyDump(family, msg, 1)
 			}
-			nativeEndian.PutUint16(msg[4:], testFamily)
-			g.serve(task, msg)
+			nativeEndian.PutUint16(msg[4:], s.ids[family].family)
+			g.serve(task, family, msg)
 		}
 		g.continueDump()
 		succeeded := false
@@ -60,8 +64,8 @@ func FuzzRequest(f *testing.F) {
 				switch parseHeader(msg).kind {
 				case unix.NLMSG_ERROR, unix.NLMSG_DONE:
 					succeeded = succeeded || readRefusal(t, msg).Errno == 0
-				case testFamily:
-					if err := messageSet.validate(msg[firstAttribute:], firstAttribute); err != nil {
+				case s.ids[family].family:
+					if err := replies(family).validate(msg[firstAttribute:], firstAttribute); err != nil {
 						t.Errorf("reply breaks the policy: %v\n%s", err, hexLines([][]byte{msg}))
 					}
 				default:
@@ -80,6 +84,22 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// replies is all that can stand in an answer of a family.
+func replies(family int) *attributeSet {
+	if family == ovpnFamily {
+		return families[ovpnFamily].messages
+	}
+	return &attributeSet{attrs: []attributePolicy{8: nest("get-peer", &attributeSet{attrs: []attributePolicy{
+		dcoPeerID: fullU32("peer-id"), dcoGetRemote: {kind: kindBinary, min: 16, max: 28}, dcoGetVPN4: be32("ipv4"), dcoGetVPN6: exactly("ipv6", 16),
+		dcoGetLocalIP: {kind: kindBinary, min: 4, max: 16}, dcoGetLocalPort: {kind: kindBE16, max: 65535},
+		dcoGetInterval: fullU32("interval"), dcoGetTimeout: fullU32("timeout"),
+		dcoGetVPNRxBytes: uintOf("vpn-rx-bytes"), dcoGetVPNTxBytes: uintOf("vpn-tx-bytes"),
+		dcoGetVPNRxPackets: fullU32("vpn-rx-packets"), dcoGetVPNTxPackets: fullU32("vpn-tx-packets"),
+		dcoGetLinkRxBytes: uintOf("link-rx-bytes"), dcoGetLinkTxBytes: uintOf("link-tx-bytes"),
+		dcoGetLinkRxPackets: fullU32("link-rx-packets"), dcoGetLinkTxPackets: fullU32("link-tx-packets"),
+	}})}}
+}
+
 // asksForAcks reports whether every message of a datagram has NLM_F_ACK.
 func asksForAcks(datagram []byte) bool {
 	for {
@@ -94,10 +114,22 @@ func asksForAcks(datagram []byte) bool {
 	}
 }
 
+// validatedSets picks attribute sets to fuzz.
+func validatedSets(choice uint8) []*attributeSet {
+	f := &families[int(choice)/16%familyCount]
+	sets := []*attributeSet{f.operations[int(choice)%16%len(f.operations)].do}
+	for _, op := range f.operations {
+		if op.dump != nil {
+			sets = append(sets, op.dump)
+		}
+	}
+	return sets
+}
+
 // FuzzValidate compares the validator with a slow and obvious one.
 func FuzzValidate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, op uint8, data []byte) {
-		for _, set := range []*attributeSet{operations[int(op)%len(operations)].do, operations[2].dump} {
+		for _, set := range validatedSets(op) {
 			err := set.validate(data, firstAttribute)
 			if want := obviouslyValid(set, data); (err == nil) != want {
 				t.Errorf("validate: %v, want valid: %v", err, want)

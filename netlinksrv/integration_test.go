@@ -199,7 +199,7 @@ func TestIntegrationRelay(t *testing.T) {
 		if slices.Contains(familyNames(want), familyName) {
 			skip(t, "this kernel has the module")
 		}
-		want = slices.Insert(want, len(want)-1, s.describeFamily(header{seq: testSeq}, c.Port(), unix.NLM_F_MULTI))
+		want = slices.Insert(want, len(want)-1, s.describeFamilies(header{seq: testSeq}, c.Port()))
 		if diff := cmp.Diff(hexLines(want), hexLines(c.ask(req))); diff != "" {
 			t.Errorf("answers (-native and ours +relayed):\n%s", diff)
 		}
@@ -503,7 +503,7 @@ func TestIntegrationLink(t *testing.T) {
 	}
 	c := clientIn(t, s, ns, newTask(t))
 	req := message(cmdPeerGet, requestFlags, f32(attrIfindex, link.index))
-	nativeEndian.PutUint16(req[4:], s.ids.family)
+	nativeEndian.PutUint16(req[4:], s.ids[ovpnFamily].family)
 	if got := c.outcome(req); got.Errno != unix.ENODEV {
 		t.Errorf("request for a deleted link: %v, want ENODEV", got.Errno)
 	}
@@ -533,13 +533,13 @@ func TestIntegrationPeers(t *testing.T) {
 	c := clientIn(t, s, ns, task)
 	listener, stranger := clientIn(t, s, elsewhere, task), clientIn(t, s, ns, task)
 	for _, l := range []*client{listener, stranger} {
-		if err := l.SetOption(task, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, number(s.ids.group)); err != nil {
+		if err := l.SetOption(task, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, number(s.ids[ovpnFamily].group)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	do := func(cmd uint8, fields ...field) [][]byte {
 		msg := message(cmd, requestFlags, append([]field{f32(attrIfindex, ifindex)}, fields...)...)
-		nativeEndian.PutUint16(msg[4:], s.ids.family)
+		nativeEndian.PutUint16(msg[4:], s.ids[ovpnFamily].family)
 		return c.ask(msg)
 	}
 	succeed := func(cmd uint8, fields ...field) {

@@ -9,16 +9,23 @@ import (
 	"ovpn-go/tun/netns"
 )
 
-// linkKind is the rtnetlink kind of the links that the server makes (IFLA_INFO_KIND).
-const linkKind = "ovpn"
+// The rtnetlink kinds of the links that the server makes (IFLA_INFO_KIND): the kernel's, and that of the module which came
+// before it. They differ in name only.
+const (
+	linkKind    = "ovpn"
+	dcoLinkKind = "ovpn-dco"
+)
+
+func isLinkKind(kind string) bool { return kind == linkKind || kind == dcoLinkKind }
 
 // link is an interface of kind ovpn.
 type link struct {
 	dev    device
+	kind   string
 	queues queueCounts
 }
 
-func (l *link) looks() looks { return looks{l.dev.Mode(), l.queues} }
+func (l *link) looks() looks { return looks{l.dev.Mode(), l.kind, l.queues} }
 
 // place is where an interface is: no two interfaces of a namespace ever have the same index, not even one after
 // the other.
@@ -55,7 +62,7 @@ func (t *tombstones) find(at place) (looks, bool) {
 }
 
 // createLink makes an interface and its device. The error keeps the kernel's errno.
-func (s *Server) createLink(cfg datapath.Config, queues queueCounts) (*link, error) {
+func (s *Server) createLink(cfg datapath.Config, kind string, queues queueCounts) (*link, error) {
 	cfg.Sockets = s.sockets
 	cfg.Notify = s.notify
 	cfg.Logger = s.log
@@ -70,7 +77,7 @@ func (s *Server) createLink(cfg datapath.Config, queues queueCounts) (*link, err
 	if err != nil {
 		return nil, err
 	}
-	l := &link{dev: dev, queues: queues}
+	l := &link{dev: dev, kind: kind, queues: queues}
 	s.links = append(s.links, l)
 	s.watches.Go(func() {
 		<-dev.Done()

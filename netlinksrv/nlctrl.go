@@ -27,33 +27,37 @@ const (
 type question uint8
 
 const (
-	questionForeign  question = iota // nothing that concerns our family
-	questionFamily                   // for our family
+	questionForeign  question = iota // nothing that concerns a family of ours
+	questionFamily                   // for one of them
 	questionFamilies                 // for all families
-	questionPolicy                   // for our family's policies
+	questionPolicy                   // for the policies of one of ours
 )
 
-// controllerQuestion looks at a message to the controller. What the controller would refuse is foreign: it shall
-// say so itself.
-func (s *Server) controllerQuestion(msg []byte) question {
+// controllerQuestion looks at a message to the controller, and says which family it is about. What the controller would
+// refuse is foreign: it shall say so itself.
+func (s *Server) controllerQuestion(msg []byte) (asked question, family int) {
 	h := parseHeader(msg)
 	if h.flags&unix.NLM_F_REQUEST == 0 || len(msg) < firstAttribute {
-		return questionForeign
+		return questionForeign, 0
 	}
 	switch cmd := msg[headerSize]; {
 	case cmd == unix.CTRL_CMD_GETFAMILY && h.isDump():
-		return questionFamilies
-	case cmd == unix.CTRL_CMD_GETFAMILY && s.namesOurFamily(msg):
-		return questionFamily
-	case cmd == unix.CTRL_CMD_GETPOLICY && h.isDump() && s.wantsOurPolicy(msg):
-		return questionPolicy
+		return questionFamilies, 0
+	case cmd == unix.CTRL_CMD_GETFAMILY:
+		if f, ours := s.namedFamily(msg); ours {
+			return questionFamily, f
+		}
+	case cmd == unix.CTRL_CMD_GETPOLICY && h.isDump():
+		if f, ours := s.policyWanted(msg); ours {
+			return questionPolicy, f
+		}
 	}
-	return questionForeign
+	return questionForeign, 0
 }
 
-// namesOurFamily reports whether a well-formed CTRL_CMD_GETFAMILY is for our family. The name decides if there
+// namedFamily returns the family of ours that a well-formed CTRL_CMD_GETFAMILY is for. The name decides if there
 // are a name and an id. Attributes are parsed as leniently as by the kernel.
-func (s *Server) namesOurFamily(msg []byte) bool {
+func (s *Server) namedFamily(msg []byte) (family int, ours bool) {
 	var name, id attribute
 	each(msg, firstAttribute, func(a attribute) {
 		switch a.number() {
@@ -64,17 +68,20 @@ func (s *Server) namesOurFamily(msg []byte) bool {
 		}
 	})
 	if id.present() && len(id.payload) < 2 {
-		return false
+		return 0, false
 	}
 	if name.present() {
-		return isOurName(name.payload)
+		return familyNamed(name.payload)
 	}
-	return id.present() && nativeEndian.Uint16(id.payload) == s.ids.family
+	if id.present() {
+		return s.familyWith(nativeEndian.Uint16(id.payload))
+	}
+	return 0, false
 }
 
-// wantsOurPolicy reports whether a well-formed CTRL_CMD_GETPOLICY is for our family. The id decides if there are
+// policyWanted returns the family of ours that a well-formed CTRL_CMD_GETPOLICY is for. The id decides if there are
 // a name and an id. Attributes are parsed as strictly as by the kernel.
-func (s *Server) wantsOurPolicy(msg []byte) bool {
+func (s *Server) policyWanted(msg []byte) (family int, ours bool) {
 	var name, id attribute
 	r := attributeReader{rest: msg[firstAttribute:], offset: firstAttribute}
 	for a, ok := r.next(); ok; a, ok = r.next() {
@@ -89,30 +96,41 @@ func (s *Server) wantsOurPolicy(msg []byte) bool {
 			valid = len(a.payload) == 4
 		}
 		if !valid || a.nested() {
-			return false
+			return 0, false
 		}
 	}
 	switch {
 	case r.leftover() > 0:
-		return false
+		return 0, false
 	case id.present():
-		return nativeEndian.Uint16(id.payload) == s.ids.family
+		return s.familyWith(nativeEndian.Uint16(id.payload))
+	case name.present():
+		return familyNamed(name.payload)
 	}
-	return name.present() && isOurName(name.payload)
+	return 0, false
 }
 
-// isOurName compares a NUL-terminated name, which may have bytes behind its end.
-func isOurName(name []byte) bool {
+// familyNamed looks for a NUL-terminated name, which may have bytes behind its end.
+func familyNamed(name []byte) (family int, ours bool) {
 	end := bytes.IndexByte(name, 0)
-	return end >= 0 && len(name) <= maxFamilyName+1 && string(name[:end]) == familyName
+	if end < 0 || len(name) > maxFamilyName+1 {
+		return 0, false
+	}
+	for i := range families {
+		if string(name[:end]) == families[i].name {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // serveController answers a message to the controller that is not foreign.
 func (g *GenericSocket) serveController(task Task, msg []byte) {
-	switch g.server.controllerQuestion(msg) {
+	asked, family := g.server.controllerQuestion(msg)
+	switch asked {
 	case questionFamily:
 		h := parseHeader(msg)
-		g.post(g.server.describeFamily(h, g.Port(), 0))
+		g.post(g.server.describeFamily(family, h, g.Port(), 0))
 		if h.flags&unix.NLM_F_ACK != 0 {
 			g.post(acknowledge(msg, g.Port(), leftoverWarning(msg), g.ackOptions()))
 		}
@@ -126,7 +144,7 @@ func (g *GenericSocket) serveController(task Task, msg []byte) {
 			g.merge.Store(nil)
 		}
 	case questionPolicy:
-		d, err := g.server.policyDump(msg, g.Port())
+		d, err := g.server.policyDump(family, msg, g.Port())
 		if err == nil && g.dumping() {
 			err = &requestError{errno: unix.EBUSY}
 		}
@@ -150,19 +168,20 @@ func leftoverWarning(msg []byte) *requestError {
 	return &requestError{text: leftoverText}
 }
 
-// describeFamily builds the controller's CTRL_CMD_NEWFAMILY message for our family.
-func (s *Server) describeFamily(req header, port uint32, flags uint16) []byte {
+// describeFamily builds the controller's CTRL_CMD_NEWFAMILY message for a family of ours.
+func (s *Server) describeFamily(family int, req header, port uint32, flags uint16) []byte {
 	var b builder
+	f, ids := &families[family], s.ids[family]
 	start := b.generic(header{kind: unix.GENL_ID_CTRL, flags: flags, seq: req.seq, port: port},
 		unix.CTRL_CMD_NEWFAMILY, ctrlVersion)
-	b.text(unix.CTRL_ATTR_FAMILY_NAME, familyName)
-	b.u16(unix.CTRL_ATTR_FAMILY_ID, s.ids.family)
+	b.text(unix.CTRL_ATTR_FAMILY_NAME, f.name)
+	b.u16(unix.CTRL_ATTR_FAMILY_ID, ids.family)
 	b.u32(unix.CTRL_ATTR_VERSION, familyVersion)
 	b.u32(unix.CTRL_ATTR_HDRSIZE, 0)
 	b.u32(unix.CTRL_ATTR_MAXATTR, 0)
 	// These nests are older than NLA_F_NESTED and do not have it. They count their members from 1.
 	ops := b.nest(unix.CTRL_ATTR_OPS)
-	for i, op := range operations {
+	for i, op := range f.operations {
 		one := b.nest(uint16(i + 1))
 		b.u32(unix.CTRL_ATTR_OP_ID, uint32(op.cmd))
 		b.u32(unix.CTRL_ATTR_OP_FLAGS, op.flags())
@@ -171,12 +190,20 @@ func (s *Server) describeFamily(req header, port uint32, flags uint16) []byte {
 	b.endNest(ops)
 	groups := b.nest(unix.CTRL_ATTR_MCAST_GROUPS)
 	one := b.nest(1)
-	b.u32(unix.CTRL_ATTR_MCAST_GRP_ID, s.ids.group)
+	b.u32(unix.CTRL_ATTR_MCAST_GRP_ID, ids.group)
 	b.text(unix.CTRL_ATTR_MCAST_GRP_NAME, groupName)
 	b.endNest(one)
 	b.endNest(groups)
 	b.endMessage(start)
 	return b.buf
+}
+
+// describeFamilies builds the part of a dump of families that is ours.
+func (s *Server) describeFamilies(req header, port uint32) (messages []byte) {
+	for i := range families {
+		messages = append(messages, s.describeFamily(i, req, port, unix.NLM_F_MULTI)...)
+	}
+	return messages
 }
 
 func (op *operation) flags() uint32 {
@@ -190,7 +217,7 @@ func (op *operation) flags() uint32 {
 	return flags
 }
 
-// familyMerge is a dump of families that the kernel is giving and our family is put into.
+// familyMerge is a dump of families that the kernel is giving and our families are put into.
 type familyMerge struct{ header header }
 
 // postRelayed delivers what the kernel sent to the twin.
@@ -201,8 +228,8 @@ func (g *GenericSocket) postRelayed(datagram []byte) error {
 	}
 	out, ended, failed := g.server.mergeFamilies(datagram, merge.header.seq)
 	if ended {
-		// In a datagram of its own, before the one that ends the dump.
-		if err := g.tryPost(g.server.describeFamily(merge.header, g.Port(), unix.NLM_F_MULTI)); err != nil {
+		// In a datagram of their own, before the one that ends the dump.
+		if err := g.tryPost(g.server.describeFamilies(merge.header, g.Port())); err != nil {
 			return err
 		}
 	}
@@ -215,8 +242,8 @@ func (g *GenericSocket) postRelayed(datagram []byte) error {
 	return g.tryPost(out)
 }
 
-// mergeFamilies looks at one datagram of a dump of families: it takes out the kernel's own family of our name, if
-// there is one, and finds the end of the dump.
+// mergeFamilies looks at one datagram of a dump of families: it takes out the kernel's own families of our names, if
+// there are any, and finds the end of the dump.
 func (s *Server) mergeFamilies(datagram []byte, seq uint32) (out []byte, ended, failed bool) {
 	for rest := datagram; ; {
 		msg, after, ok := cutMessage(rest)
@@ -232,7 +259,7 @@ func (s *Server) mergeFamilies(datagram []byte, seq uint32) (out []byte, ended, 
 		case h.kind == unix.NLMSG_DONE:
 			failed = len(msg) >= headerSize+errorCodeSize && nativeEndian.Uint32(msg[headerSize:]) != 0
 			ended = !failed
-		case h.kind == unix.GENL_ID_CTRL && s.isNamesake(msg):
+		case h.kind == unix.GENL_ID_CTRL && isNamesake(msg):
 			rest = after
 			continue
 		}
@@ -241,11 +268,13 @@ func (s *Server) mergeFamilies(datagram []byte, seq uint32) (out []byte, ended, 
 	}
 }
 
-// isNamesake reports whether a CTRL_CMD_NEWFAMILY message is about a family of the kernel's with our name.
-func (s *Server) isNamesake(msg []byte) (found bool) {
+// isNamesake reports whether a CTRL_CMD_NEWFAMILY message is about a family of the kernel's with the name of one of ours.
+func isNamesake(msg []byte) (found bool) {
 	each(msg, firstAttribute, func(a attribute) {
-		if a.number() == unix.CTRL_ATTR_FAMILY_NAME && isOurName(a.payload) {
-			found = true
+		if a.number() == unix.CTRL_ATTR_FAMILY_NAME {
+			if _, ours := familyNamed(a.payload); ours {
+				found = true
+			}
 		}
 	})
 	return found

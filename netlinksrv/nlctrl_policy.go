@@ -8,8 +8,8 @@ import (
 
 // policyDump prepares the answer to a well-formed CTRL_CMD_GETPOLICY: for each operation the numbers of its
 // policies, then each policy attribute by attribute, a message for each of these.
-func (s *Server) policyDump(msg []byte, port uint32) (*dump, *requestError) {
-	described := operations
+func (s *Server) policyDump(family int, msg []byte, port uint32) (*dump, *requestError) {
+	described := families[family].operations
 	var only attribute
 	each(msg, firstAttribute, func(a attribute) {
 		if a.number() == unix.CTRL_ATTR_OP {
@@ -17,11 +17,11 @@ func (s *Server) policyDump(msg []byte, port uint32) (*dump, *requestError) {
 		}
 	})
 	if only.present() {
-		i := slices.IndexFunc(operations, func(op operation) bool { return uint32(op.cmd) == only.u32() })
+		i := slices.IndexFunc(described, func(op operation) bool { return uint32(op.cmd) == only.u32() })
 		if i < 0 {
 			return nil, &requestError{errno: unix.ENOENT, bad: only.offset}
 		}
-		described = operations[i : i+1]
+		described = described[i : i+1]
 	}
 
 	var sets policyIndex
@@ -35,7 +35,7 @@ func (s *Server) policyDump(msg []byte, port uint32) (*dump, *requestError) {
 		var b builder
 		start := b.generic(header{kind: unix.GENL_ID_CTRL, flags: unix.NLM_F_MULTI, seq: req.seq, port: port},
 			unix.CTRL_CMD_GETPOLICY, ctrlVersion)
-		b.u16(unix.CTRL_ATTR_FAMILY_ID, s.ids.family)
+		b.u16(unix.CTRL_ATTR_FAMILY_ID, s.ids[family].family)
 		fill(&b)
 		b.endMessage(start)
 		messages = append(messages, b.buf)

@@ -33,7 +33,7 @@ func fid(id uint16) field {
 func TestGetFamily(t *testing.T) {
 	s := testServer(t)
 	c := newClient(t, s)
-	ours := s.describeFamily(header{seq: testSeq}, c.Port(), 0)
+	ours := s.describeFamily(ovpnFamily, header{seq: testSeq}, c.Port(), 0)
 	const unterminated = "ovpn" // no NUL: EINVAL from the kernel
 	for _, tt := range []struct {
 		name  string
@@ -130,7 +130,7 @@ func TestDumpFamilies(t *testing.T) {
 		if last := got[len(got)-1]; parseHeader(last).kind != unix.NLMSG_DONE {
 			t.Errorf("the dump does not end:\n%s", hexLines(got))
 		}
-		ours := s.describeFamily(header{seq: testSeq}, c.Port(), unix.NLM_F_MULTI)
+		ours := s.describeFamilies(header{seq: testSeq}, c.Port())
 		if diff := cmp.Diff(ours, got[len(got)-2]); diff != "" {
 			t.Errorf("our family in the dump (-want +got):\n%s", diff)
 		}
@@ -340,7 +340,7 @@ func TestUnusedIDs(t *testing.T) {
 		{}, {1, 2, 3},
 	}
 	got, err := unusedIDs(families)
-	if want := (familyIDs{maxFamilyID - 2, maxGroupID - 1}); err != nil || got != want {
+	if want := ([familyCount]familyIDs{{maxFamilyID - 2, maxGroupID - 1}, {maxFamilyID - 3, maxGroupID - 2}}); err != nil || got != want {
 		t.Errorf("unusedIDs = %+v, %v, want %+v", got, err, want)
 	}
 }

@@ -9,31 +9,32 @@ import (
 	"ovpn-go/datapath"
 )
 
-// notify multicasts an event of a device to the members of group "peers" in the network namespace of the peer's
+// notify multicasts an event of a device to the members of each family's group "peers" in the network namespace of the peer's
 // transport socket, which need not be the device's. It is called by the device, within requests too, so it must
 // only deliver.
 func (s *Server) notify(ev datapath.Event) {
-	msg := s.notification(ev)
-	if msg == nil {
-		return
-	}
-	if s.log.Enabled(context.Background(), slog.LevelDebug) {
-		s.log.Debug("netlink notification", "message", decode(msg))
-	}
-	for _, g := range s.genericSockets() {
-		if g.member.Load() && g.ns.ID() == ev.NetNS {
-			// Each its own copy: a delivered datagram is the callee's.
-			g.post(append([]byte(nil), msg...))
+	for i := range families {
+		// As everything that nobody asked for, it has no sequence number and no port.
+		var b builder
+		if !families[i].announce(&b, header{kind: s.ids[i].family}, ev) {
+			continue
+		}
+		if s.log.Enabled(context.Background(), slog.LevelDebug) {
+			s.log.Debug("netlink notification", "family", families[i].name, "message", families[i].decode(b.buf))
+		}
+		for _, g := range s.genericSockets() {
+			if g.member[i].Load() && g.ns.ID() == ev.NetNS {
+				// Each its own copy: a delivered datagram is the callee's.
+				g.post(append([]byte(nil), b.buf...))
+			}
 		}
 	}
 }
 
-// notification builds the message for an event. As everything that nobody asked for, it has no sequence number
-// and no port.
-func (s *Server) notification(ev datapath.Event) []byte {
-	var b builder
+// announce is the kernel's family's.
+func announce(b *builder, h header, ev datapath.Event) bool {
 	begin := func(cmd uint8, nest uint16) (message, inner int) {
-		message = b.generic(header{kind: s.ids.family}, cmd, familyVersion)
+		message = b.generic(h, cmd, familyVersion)
 		b.u32(attrIfindex, uint32(ev.Ifindex))
 		return message, b.nest(nest | unix.NLA_F_NESTED)
 	}
@@ -53,10 +54,9 @@ func (s *Server) notification(ev datapath.Event) []byte {
 		// 16 bits, although the attribute has 32 everywhere else: that is what the kernel sends and clients read.
 		b.u16(keyKeyID, uint16(ev.KeyID))
 	default:
-		s.log.Error("unknown event of a device", "kind", ev.Kind)
-		return nil
+		return false
 	}
 	b.endNest(inner)
 	b.endMessage(message)
-	return b.buf
+	return true
 }

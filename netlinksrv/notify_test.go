@@ -49,7 +49,7 @@ func TestNotifyBeforeAck(t *testing.T) {
 	c.join()
 	req := ask(cmdPeerDel, fnest(attrPeer, f32(peerID, 3)))
 	want := [][]byte{
-		s.notification(datapath.Event{Kind: datapath.PeerDeleted, Ifindex: testIfindex, PeerID: 3, Reason: peers.Userspace}),
+		announced(s, ovpnFamily, datapath.Event{Kind: datapath.PeerDeleted, Ifindex: testIfindex, PeerID: 3, Reason: peers.Userspace}),
 		acknowledge(req, c.Port(), nil, ackOptions{}),
 	}
 	if diff := cmp.Diff(hexLines(want), hexLines(c.ask(req))); diff != "" {
@@ -85,7 +85,7 @@ func TestCloseAnnouncesTeardown(t *testing.T) {
 	event := datapath.Event{Kind: datapath.PeerDeleted, Ifindex: testIfindex, Reason: peers.Teardown}
 	var want [][]byte
 	for _, event.PeerID = range []uint32{3, 1} {
-		want = append(want, s.notification(event))
+		want = append(want, announced(s, ovpnFamily, event))
 	}
 	if diff := cmp.Diff(hexLines(want), hexLines(c.in.take())); diff != "" {
 		t.Errorf("datagrams (-want +got):\n%s", diff)

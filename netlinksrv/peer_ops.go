@@ -37,6 +37,9 @@ func newPeer(r *request) ([]byte, error) {
 	if err != nil {
 		return nil, refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=%d): %d", fd, -int(errnoOf(err, unix.ENOTSOCK)))
 	}
+	if protocol == unix.IPPROTO_TCP && r.op.tcpRemote {
+		args.remote, args.local = netip.Addr{}, netip.Addr{}
+	}
 	switch {
 	case protocol == unix.IPPROTO_UDP && !args.remote.IsValid(): // N5
 		return nil, refuse(unix.EINVAL, "missing remote IP address for UDP socket")
@@ -172,7 +175,7 @@ func getPeer(r *request) ([]byte, error) {
 	if err != nil {
 		return nil, peerError(err, "cannot find peer with id %d", id)
 	}
-	return r.peerReply(&info, 0, newNamespaceIDs(r.socket.ns)), nil
+	return families[r.family].describe(r, &info, 0, newNamespaceIDs(r.socket.ns)), nil
 }
 
 // deletePeer is PEER_DEL. When it returns the client's socket is free again.

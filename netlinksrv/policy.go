@@ -8,6 +8,7 @@ type attributeKind uint8
 const (
 	kindAbsent attributeKind = iota // the number exists, but not in this set
 	kindU8
+	kindU16
 	kindU32
 	kindS32
 	kindUint // 4 or 8 bytes
@@ -25,6 +26,7 @@ var kinds = [...]struct {
 }{
 	kindAbsent: {},
 	kindU8:     {size: 1, wire: 2},
+	kindU16:    {size: 2, wire: 3},
 	kindU32:    {size: 4, wire: 4},
 	kindS32:    {size: 4, wire: 8},
 	kindUint:   {wire: 17},
@@ -38,7 +40,7 @@ var kinds = [...]struct {
 type attributePolicy struct {
 	name string
 	kind attributeKind
-	// min and max bound the value of a kindU8, kindU32 or kindBE16 and the length of a kindBinary.
+	// min and max bound the value of a kindU8, kindU16, kindU32 or kindBE16 and the length of a kindBinary.
 	min, max uint64
 	// atMost marks a kindBinary with an upper bound only, which the kernel enforces but does not describe.
 	atMost bool
@@ -86,6 +88,10 @@ var policyChecks = []policyCheck{
 	}, unix.EINVAL, "Unsupported attribute", false},
 	{"V8", func(p *attributePolicy, a attribute) bool {
 		switch p.kind {
+		case kindU8:
+			return outside(uint64(a.payload[0]), p)
+		case kindU16:
+			return outside(uint64(nativeEndian.Uint16(a.payload)), p)
 		case kindU32:
 			return outside(uint64(a.u32()), p)
 		case kindBE16:
@@ -201,7 +207,7 @@ func (b *builder) describe(kind uint16, p *attributePolicy, index func(*attribut
 	}
 	start := b.nest(kind)
 	switch p.kind {
-	case kindU8, kindU32:
+	case kindU8, kindU16, kindU32:
 		b.u64(describeMin, p.min)
 		b.u64(describeMax, p.max)
 	case kindS32:

@@ -42,8 +42,8 @@ func TestValidate(t *testing.T) {
 		nestAt    = ifindexAt + 8 // behind the interface
 		innerAt   = nestAt + attributeHeader
 	)
-	peerNew, keyNew := operationFor(cmdPeerNew).do, operationFor(cmdKeyNew).do
-	peerGet := operationFor(cmdPeerGet).do
+	peerNew, keyNew := families[ovpnFamily].operation(cmdPeerNew).do, families[ovpnFamily].operation(cmdKeyNew).do
+	peerGet := families[ovpnFamily].operation(cmdPeerGet).do
 	peer := func(fields ...field) []byte {
 		return fieldsOf(f32(attrIfindex, 7), fnest(attrPeer, fields...))
 	}
@@ -149,7 +149,7 @@ func TestValidate(t *testing.T) {
 }
 
 func TestLastOfDuplicatesIsUsed(t *testing.T) {
-	set := operationFor(cmdPeerNew).do
+	set := families[ovpnFamily].operation(cmdPeerNew).do
 	data := fieldsOf(fnest(attrPeer, f32(peerID, 1)), fnest(attrPeer, f32(peerID, 2), f32(peerID, 3)))
 	p := set.parse(data, firstAttribute, attribute{})
 	inner := p.inside(attrPeer)
@@ -223,19 +223,19 @@ func TestSetsPerOperation(t *testing.T) {
 	for _, row := range peerTable {
 		t.Run(fmt.Sprintf("peer attribute %d", row.number), func(t *testing.T) {
 			for i, cmd := range []uint8{cmdPeerNew, cmdPeerSet, cmdPeerGet, cmdPeerDel} {
-				check(t, operationFor(cmd), attrPeer, valid(peerPolicies, row.number), row.byOp[i])
+				check(t, families[ovpnFamily].operation(cmd), attrPeer, valid(peerPolicies, row.number), row.byOp[i])
 			}
 		})
 	}
 	for _, row := range keyTable {
 		t.Run(fmt.Sprintf("keyconf attribute %d", row.number), func(t *testing.T) {
 			for i, cmd := range []uint8{cmdKeyNew, cmdKeyGet, cmdKeySwap, cmdKeyDel} {
-				check(t, operationFor(cmd), attrKeyconf, valid(keyPolicies, row.number), row.byOp[i])
+				check(t, families[ovpnFamily].operation(cmd), attrKeyconf, valid(keyPolicies, row.number), row.byOp[i])
 			}
 		})
 	}
 	t.Run("dump", func(t *testing.T) {
-		set := operationFor(cmdPeerGet).dump
+		set := families[ovpnFamily].operation(cmdPeerGet).dump
 		if err := set.validate(fieldsOf(f32(attrIfindex, 1)), firstAttribute); err != nil {
 			t.Errorf("ifindex: %v", err)
 		}

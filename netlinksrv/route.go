@@ -90,14 +90,14 @@ func (s *Server) routeMessage(task Task, ns *netns.NS, msg []byte) Verdict {
 	case unix.RTM_DELLINK:
 		return s.routeDelete(task, ns, m)
 	case unix.RTM_NEWLINK:
-		if int32(m.index) >= 0 && m.header.flags&unix.NLM_F_CREATE != 0 && textOf(m.info(unix.IFLA_INFO_KIND)) == linkKind {
+		if int32(m.index) >= 0 && m.header.flags&unix.NLM_F_CREATE != 0 && isLinkKind(textOf(m.info(unix.IFLA_INFO_KIND))) {
 			return s.routeCreate(task, ns, m)
 		}
 	}
 	return s.routeChange(task, ns, m)
 }
 
-// routeGet: who asks for one link by index gets no other. A list of the kind ovpn must be filtered even if none are
+// routeGet: who asks for one link by index gets no other. A list of one of our kinds must be filtered even if none are
 // there, since the kernel lists all where it does not know the kind.
 func (s *Server) routeGet(ns *netns.NS, m *linkMessage) Verdict {
 	if !m.header.isDump() && m.index != 0 {
@@ -106,7 +106,7 @@ func (s *Server) routeGet(ns *netns.NS, m *linkMessage) Verdict {
 		}
 		return Relay
 	}
-	if s.hasLinks(ns.ID()) || m.header.isDump() && textOf(m.info(unix.IFLA_INFO_KIND)) == linkKind {
+	if s.hasLinks(ns.ID()) || m.header.isDump() && isLinkKind(textOf(m.info(unix.IFLA_INFO_KIND))) {
 		return Relay
 	}
 	return Native

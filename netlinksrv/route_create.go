@@ -26,7 +26,8 @@ func (s *Server) routeCreate(task Task, ns *netns.NS, m *linkMessage) Verdict {
 	if !task.CanAdmin(ns) {
 		return Native // EPERM
 	}
-	name := linkKind + "%d"
+	kind := textOf(m.info(unix.IFLA_INFO_KIND))
+	name := kind + "%d"
 	if a, ok := m.attrs[unix.IFLA_IFNAME]; ok {
 		if name = textOf(a); len(name) >= unix.IFNAMSIZ {
 			return Native // ERANGE
@@ -83,7 +84,7 @@ func (s *Server) routeCreate(task Task, ns *netns.NS, m *linkMessage) Verdict {
 	if !foreign && m.index == 0 {
 		taken = found // since exists looked
 	}
-	return s.create(cfg, queues, m, taken)
+	return s.create(cfg, kind, queues, m, taken)
 }
 
 // exists reports whether a namespace has the link that a request specifies: by its index, if it has one, or else by its
@@ -122,8 +123,8 @@ func (m *linkMessage) longQueue() bool {
 }
 
 // create makes the link and applies what else the request asks for; the verdict is taken if the name is.
-func (s *Server) create(cfg datapath.Config, queues queueCounts, m *linkMessage, taken Verdict) Verdict {
-	l, err := s.createLink(cfg, queues)
+func (s *Server) create(cfg datapath.Config, kind string, queues queueCounts, m *linkMessage, taken Verdict) Verdict {
+	l, err := s.createLink(cfg, kind, queues)
 	if errors.Is(err, unix.EEXIST) {
 		return taken
 	}

@@ -3,7 +3,7 @@ package netlinksrv
 import "golang.org/x/sys/unix"
 
 // LinkDumps are the dumps of the links of one kind that a route socket has asked the kernel for. The kernel can't
-// filter them: it knows no kind ovpn, and takes our links for TUN interfaces. The zero value is a socket that has
+// filter them: it knows none of our kinds, and takes our links for TUN interfaces. The zero value is a socket that has
 // asked for none. It is not safe for concurrent use.
 type LinkDumps struct {
 	kinds map[uint32]string // by sequence number
@@ -23,7 +23,7 @@ func (d *LinkDumps) Ask(datagram []byte) {
 			kind = textOf(m.info(unix.IFLA_INFO_KIND))
 		}
 		switch kind {
-		case linkKind, tunKind:
+		case linkKind, dcoLinkKind, tunKind:
 			if d.kinds == nil || len(d.kinds) >= enough {
 				d.kinds = map[uint32]string{}
 			}

@@ -11,9 +11,10 @@ import (
 // tunKind is the kind of our links as the kernel knows them.
 const tunKind = "tun"
 
-// looks are what a link of kind ovpn shows that its TUN interface does not have.
+// looks are what a link of ours shows that its TUN interface does not have.
 type looks struct {
 	mode peers.Mode
+	kind string
 	// queues are the numbers of transmit and receive queues that it was created with.
 	queues queueCounts
 }
@@ -22,7 +23,7 @@ type looks struct {
 type queueCounts struct{ tx, rx uint32 }
 
 // RewriteRoute makes the kernel's messages about our links say what the kernel would say if the links were its
-// own: kind "ovpn" and a mode, where it says that they are TUN interfaces, and what goes with that. From dumps of the
+// own: kind "ovpn" or "ovpn-dco" and a mode, where it says that they are TUN interfaces, and what goes with that. From dumps of the
 // links of one kind it takes what is of another. ns is the namespace of the socket that the datagram was received on, and
 // dumps what was asked for there. What is about other links stays as it is, and if nothing has to be changed the
 // result is datagram itself. It is empty if nothing is left.
@@ -51,7 +52,7 @@ func (s *Server) RewriteRoute(ns netns.ID, dumps *LinkDumps, datagram []byte) []
 		if ours {
 			look, ours = s.looksAt(ns, m.index)
 		}
-		drop := filter == linkKind && !ours || filter == tunKind && ours
+		drop := isLinkKind(filter) && (!ours || look.kind != filter) || filter == tunKind && ours
 		stage := stageMade
 		if ours && h.kind == unix.RTM_NEWLINK && h.seq == 0 {
 			stage = m.stage()
@@ -71,7 +72,7 @@ func (s *Server) RewriteRoute(ns netns.ID, dumps *LinkDumps, datagram []byte) []
 		if stage == stageJustMade {
 			nativeEndian.PutUint32(out.buf[start+changeAt:], ^uint32(0))
 		}
-		if filter == linkKind {
+		if isLinkKind(filter) {
 			nativeEndian.PutUint16(out.buf[start+6:], h.flags|unix.NLM_F_DUMP_FILTERED)
 		}
 	}
@@ -136,7 +137,7 @@ func (b *builder) rewriteLink(m *linkMessage, look looks) {
 	for a, ok := r.next(); ok; a, ok = r.next() {
 		switch number := a.number(); {
 		case number == unix.IFLA_LINKINFO:
-			b.linkInfo(a, look.mode)
+			b.linkInfo(a, look)
 		case down && number == unix.IFLA_OPERSTATE && len(a.payload) == 1:
 			b.u8(a.kind, operDown)
 		case len(a.payload) != 4:
@@ -163,11 +164,11 @@ func (b *builder) rewriteLink(m *linkMessage, look looks) {
 }
 
 // linkInfo appends an IFLA_LINKINFO whose other members, such as those of a bridge port, are those of old.
-func (b *builder) linkInfo(old attribute, mode peers.Mode) {
+func (b *builder) linkInfo(old attribute, look looks) {
 	info := b.nest(old.kind)
-	b.text(unix.IFLA_INFO_KIND, linkKind)
+	b.text(unix.IFLA_INFO_KIND, look.kind)
 	data := b.nest(unix.IFLA_INFO_DATA)
-	b.u8(attrMode, uint8(mode))
+	b.u8(attrMode, uint8(look.mode))
 	b.endNest(data)
 	eachInside(old, func(a attribute) {
 		if n := a.number(); n != unix.IFLA_INFO_KIND && n != unix.IFLA_INFO_DATA {

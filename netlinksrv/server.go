@@ -48,7 +48,7 @@ type Server struct {
 	ownSockets bool
 	fit        datapath.Fit
 	home       *netns.NS // of the program itself
-	ids        familyIDs
+	ids        [familyCount]familyIDs
 
 	// Seams for tests, whose devices have no interface in the kernel.
 	newDevice     func(datapath.Config) (device, error)

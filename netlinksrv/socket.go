@@ -19,9 +19,9 @@ type GenericSocket struct {
 	ns     *netns.NS
 	twin   *twin
 
-	member   atomic.Bool // of our multicast group
-	extended atomic.Bool // NETLINK_EXT_ACK
-	cap      atomic.Bool // NETLINK_CAP_ACK
+	member   [familyCount]atomic.Bool // of the families' multicast groups
+	extended atomic.Bool              // NETLINK_EXT_ACK
+	cap      atomic.Bool              // NETLINK_CAP_ACK
 	merge    atomic.Pointer[familyMerge]
 
 	sendMu sync.Mutex // one Send at a time, in the order of the client's calls
@@ -111,8 +111,10 @@ func (g *GenericSocket) Port() uint32 { port, _ := g.twin.name(); return port }
 // Groups returns the memberships in multicast groups 1 to 32, as getsockname shows them.
 func (g *GenericSocket) Groups() uint32 {
 	_, groups := g.twin.name()
-	if id := g.server.ids.group; id <= 32 && g.member.Load() {
-		groups |= 1 << (id - 1)
+	for i, ids := range g.server.ids {
+		if ids.group <= 32 && g.member[i].Load() {
+			groups |= 1 << (ids.group - 1)
+		}
 	}
 	return groups
 }

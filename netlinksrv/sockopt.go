@@ -42,13 +42,16 @@ func (g *GenericSocket) SetOption(task Task, level, name int, value []byte) erro
 	if len(value) >= 4 {
 		v = nativeEndian.Uint32(value)
 	}
-	if level == unix.SOL_NETLINK && v == g.server.ids.group {
+	for i, ids := range g.server.ids {
+		if level != unix.SOL_NETLINK || v != ids.group {
+			continue
+		}
 		switch name {
 		case unix.NETLINK_ADD_MEMBERSHIP:
-			g.member.Store(true)
+			g.member[i].Store(true)
 			return nil
 		case unix.NETLINK_DROP_MEMBERSHIP:
-			g.member.Store(false)
+			g.member[i].Store(false)
 			return nil
 		}
 	}
@@ -80,10 +83,15 @@ func (g *GenericSocket) GetOption(level, name int, size int) ([]byte, error) {
 		return g.twin.getOption(level, name, min(size, maxOption))
 	}
 	list, err := g.twin.getOption(level, name, maxMemberships)
-	if err == nil && g.member.Load() {
-		list = withMembership(list, g.server.ids.group)
+	if err != nil {
+		return nil, err
 	}
-	return list, err
+	for i, ids := range g.server.ids {
+		if g.member[i].Load() {
+			list = withMembership(list, ids.group)
+		}
+	}
+	return list, nil
 }
 
 // withMembership sets the bit of group in a list of memberships, which is an array of 32-bit words.

@@ -78,7 +78,7 @@ func TestListMemberships(t *testing.T) {
 	if !isMember(testGroup) || c.Groups() != 1<<(testGroup-1) {
 		t.Errorf("groups %#x after joining", c.Groups())
 	}
-	s.ids.group = maxGroupID
+	s.ids[ovpnFamily].group = maxGroupID
 	if !isMember(maxGroupID) {
 		t.Error("a high group is not in the list")
 	}

@@ -25,8 +25,8 @@ func littleEndian(t *testing.T) {
 
 func TestFamilyVector(t *testing.T) {
 	littleEndian(t)
-	s := &Server{ids: familyIDs{family: testFamily, group: testGroup}}
-	got := s.describeFamily(header{seq: 0x65}, 0x7f, 0)
+	s := &Server{ids: testIDs}
+	got := s.describeFamily(ovpnFamily, header{seq: 0x65}, 0x7f, 0)
 	want := unhex(t, `
 		00010000 1000 0000 65000000 7f000000  01 02 0000
 		0900 0200 6f76706e00 000000
@@ -54,7 +54,7 @@ func TestFamilyVector(t *testing.T) {
 
 func TestNotificationVectors(t *testing.T) {
 	littleEndian(t)
-	s := &Server{ids: familyIDs{family: testFamily, group: testGroup}}
+	s := &Server{ids: testIDs}
 	for _, tt := range []struct {
 		name  string
 		event datapath.Event
@@ -106,7 +106,7 @@ func TestNotificationVectors(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := s.notification(tt.event)
+			got := announced(s, ovpnFamily, tt.event)
 			if diff := cmp.Diff(hexLines([][]byte{unhex(t, tt.want)}), hexLines([][]byte{got})); diff != "" {
 				t.Errorf("notification (-want +got):\n%s", diff)
 			}
