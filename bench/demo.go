@@ -24,6 +24,8 @@ type Demo struct {
 	StaticKeys bool
 	// Duration of each throughput measurement, 2 s if zero.
 	Duration time.Duration
+	// Workers is how many workers each device has; 0 lets it choose.
+	Workers int
 	// Progress is told what happens, a line at a time, if it is not nil.
 	Progress func(line string)
 }

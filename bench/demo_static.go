@@ -47,7 +47,7 @@ func (d Demo) staticKeys(ctx context.Context, star *Star) (result DemoResult, er
 		}
 	}()
 	open := func(node *Node, mode peers.Mode, host int) (*staticEnd, error) {
-		e, err := openStatic(node, mode, host, sockets, log)
+		e, err := openStatic(node, mode, host, d.Workers, sockets, log)
 		if err == nil {
 			ends = append(ends, e)
 		}
@@ -79,13 +79,13 @@ func (d Demo) staticKeys(ctx context.Context, star *Star) (result DemoResult, er
 	return result, nil
 }
 
-func openStatic(node *Node, mode peers.Mode, host int, sockets *datapath.Sockets, log *slog.Logger) (*staticEnd, error) {
+func openStatic(node *Node, mode peers.Mode, host, workers int, sockets *datapath.Sockets, log *slog.Logger) (*staticEnd, error) {
 	socket, port, err := bindUDP(node)
 	if err != nil {
 		return nil, err
 	}
 	device, err := datapath.New(datapath.Config{
-		Name: staticInterface, Mode: mode, NetNS: node.NS, Sockets: sockets, Logger: log})
+		Name: staticInterface, Mode: mode, NetNS: node.NS, Workers: workers, Sockets: sockets, Logger: log})
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}

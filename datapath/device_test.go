@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,10 +23,10 @@ import (
 	"ovpn-go/tun/tuntest"
 )
 
-// memoryLink is an interface whose other side is a descriptor of the test.
+// memoryLink is an interface whose other side is the test's.
 type memoryLink struct {
-	queue   *tun.Queue
-	stack   *os.File // what the stack writes is read by the device, and the other way round
+	queues  []*tun.Queue
+	stacks  []*os.File // one for each queue: what the stack writes is read by the device, and the other way round
 	ns      *netns.NS
 	carrier chan bool
 }
@@ -37,8 +38,23 @@ func newMemoryLink(t *testing.T) *memoryLink {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ns.Close() })
-	queue, stack := tuntest.Pair(t)
-	return &memoryLink{queue: queue, stack: stack, ns: ns, carrier: make(chan bool, 100)}
+	l := &memoryLink{ns: ns, carrier: make(chan bool, 100)}
+	for range WorkersUnderTest {
+		queue, stack := tuntest.Pair(t)
+		l.queues, l.stacks = append(l.queues, queue), append(l.stacks, stack)
+	}
+	return l
+}
+
+// stackOf returns the side of the queue by which the stack sends a packet: one for each flow.
+func (l *memoryLink) stackOf(packet []byte) *os.File {
+	flow := 0
+	if len(packet) >= 28 {
+		for _, b := range packet[12:24] {
+			flow += int(b)
+		}
+	}
+	return l.stacks[flow%len(l.stacks)]
 }
 
 func (l *memoryLink) Name() (string, error)    { return "test0", nil }
@@ -46,8 +62,14 @@ func (l *memoryLink) Ifindex() int             { return 7 }
 func (l *memoryLink) NetNS() *netns.NS         { return l.ns }
 func (l *memoryLink) Refresh() error           { return nil }
 func (l *memoryLink) SetCarrier(on bool) error { l.carrier <- on; return nil }
-func (l *memoryLink) Queues() []*tun.Queue     { return []*tun.Queue{l.queue} }
-func (l *memoryLink) Close() error             { return l.queue.Close() }
+func (l *memoryLink) Queues() []*tun.Queue     { return l.queues }
+
+func (l *memoryLink) Close() (err error) {
+	for _, q := range l.queues {
+		err = errors.Join(err, q.Close())
+	}
+	return err
+}
 
 // end is one end of a tunnel under test: a device, the client's socket and what the device told its controller.
 type end struct {
@@ -162,7 +184,7 @@ func (e *end) send(t *testing.T, packets ...[]byte) {
 	t.Helper()
 	for _, p := range packets {
 		frame := append(make([]byte, tun.VnetHdrLen), p...)
-		if _, err := e.link.stack.Write(frame); err != nil {
+		if _, err := e.link.stackOf(p).Write(frame); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -171,9 +193,24 @@ func (e *end) send(t *testing.T, packets ...[]byte) {
 // receive returns what the device delivers to the stack next.
 func (e *end) receive(t *testing.T) []byte {
 	t.Helper()
-	e.link.stack.SetReadDeadline(time.Now().Add(5 * time.Second))
+	var fds []unix.PollFd
+	for _, stack := range e.link.stacks {
+		fds = append(fds, unix.PollFd{Fd: int32(rawFD(t, stack)), Events: unix.POLLIN})
+	}
+	var ready int
+	for {
+		n, err := unix.Poll(fds, 5000)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			t.Fatalf("no packet was delivered: %v", err)
+		}
+		ready = slices.IndexFunc(fds, func(fd unix.PollFd) bool { return fd.Revents != 0 })
+		break
+	}
 	frame := make([]byte, 70000)
-	n, err := e.link.stack.Read(frame)
+	n, err := e.link.stacks[ready].Read(frame)
 	if err != nil {
 		t.Fatalf("no packet was delivered: %v", err)
 	}
@@ -653,7 +690,7 @@ func TestCloseAnnouncesEveryPeerInOrder(t *testing.T) {
 
 func TestDeletedInterfaceEndsTheDevice(t *testing.T) {
 	a, _ := newTunnel(t)
-	a.link.stack.Close()
+	a.link.stacks[len(a.link.stacks)-1].Close() // all queues end then, but not at once
 	select {
 	case <-a.Done():
 	case <-time.After(10 * time.Second):

@@ -76,6 +76,7 @@ func newDevice(t testing.TB, node *bench.Node, sockets *datapath.Sockets, mode p
 	t.Helper()
 	d, err := datapath.New(datapath.Config{
 		Name: "tun0", Mode: mode, MTU: mtu, NetNS: node.NS, Sockets: sockets, Logger: slog.New(slog.DiscardHandler),
+		Workers: datapath.WorkersUnderTest,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,8 @@ type Config struct {
 	Sockets *datapath.Sockets
 	// Fit is what the devices do about packets that are too long for the path.
 	Fit datapath.Fit
+	// Workers is how many workers each device has, 0 to datapath.MaxWorkers; see datapath.Config.
+	Workers int
 }
 
 // Server is the control plane: the links of kind ovpn, the generic netlink family and the sockets that talk to
@@ -47,6 +49,7 @@ type Server struct {
 	sockets    *datapath.Sockets
 	ownSockets bool
 	fit        datapath.Fit
+	workers    int
 	home       *netns.NS // of the program itself
 	ids        [familyCount]familyIDs
 
@@ -73,6 +76,7 @@ func New(cfg Config) (*Server, error) {
 		log:           cfg.Logger,
 		sockets:       cfg.Sockets,
 		fit:           cfg.Fit,
+		workers:       cfg.Workers,
 		newDevice:     openDevice,
 		linkExists:    (*GenericSocket).interfaceExists,
 		configureLink: configureLink,

@@ -2,6 +2,7 @@ package test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"ovpn-go/bench"
@@ -20,16 +21,20 @@ func TestTunnels(t *testing.T) {
 		name      string
 		ipv6, tcp bool
 		ciphers   []string
+		workers   string
 	}{
-		{"UDP over IPv4", false, false, ciphers},
-		{"UDP over IPv6", true, false, ciphers},
-		{"TCP over IPv4", false, true, ciphers},
-		{"TCP over IPv6", true, true, ciphers[2:]},
+		{"UDP over IPv4", false, false, ciphers, "1"},
+		{"UDP over IPv6", true, false, ciphers, "1"},
+		{"TCP over IPv4", false, true, ciphers, "1"},
+		{"TCP over IPv6", true, true, ciphers[2:], "1"},
+		{"UDP, 3 workers", false, false, ciphers[:1], "3"},
+		{"TCP, 3 workers", false, true, ciphers[:1], "3"},
 	} {
 		for _, cipher := range outer.ciphers {
 			t.Run(outer.name+"/"+cipher, func(t *testing.T) {
 				t.Parallel()
 				s := newScenario(t, 3)
+				s.prefix = slices.Insert(s.prefix, 2, "--workers", outer.workers)
 				if err := s.Server.Forward(); err != nil {
 					t.Fatal(err)
 				}

@@ -22,8 +22,9 @@ const exitUnable exitStatus = 2
 
 func newDemoCommand() *cobra.Command {
 	var (
-		asJSON bool
-		demo   bench.Demo
+		asJSON  bool
+		demo    bench.Demo
+		workers workersFlag
 	)
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -41,7 +42,7 @@ Debian tree (test/testroot/build.sh; OVPN_GO_TESTROOT). Without either the devic
 			if err != nil {
 				return err
 			}
-			demo.Program = program
+			demo.Program, demo.Workers = program, int(workers)
 			progress := cmd.OutOrStdout()
 			if asJSON {
 				progress = cmd.ErrOrStderr()
@@ -73,6 +74,7 @@ Debian tree (test/testroot/build.sh; OVPN_GO_TESTROOT). Without either the devic
 	flags := cmd.Flags()
 	flags.BoolVar(&asJSON, "json", false, "print the result as JSON, and progress to standard error")
 	flags.BoolVar(&demo.StaticKeys, "static-keys", false, "do without OpenVPN even if there is one")
+	workers.register(flags)
 	flags.DurationVar(&demo.Duration, "duration", 2*time.Second, "length of each throughput measurement")
 	return cmd
 }

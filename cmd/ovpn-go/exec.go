@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +14,7 @@ import (
 func newExecCommand() *cobra.Command {
 	var logging logFlags
 	var fit fitFlags
+	var workers workersFlag
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a client of the kernel's ovpn module, unchanged, on this program instead",
@@ -41,7 +41,7 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 				return err
 			}
 			defer closeLog()
-			status, err := runClient(cmd, args, fit, log)
+			status, err := runClient(cmd, args, netlinksrv.Config{Logger: log, Fit: fit, Workers: int(workers)})
 			if err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
 			}
@@ -52,21 +52,23 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 	}
 	logging.register(cmd.Flags())
 	fit.register(cmd.Flags())
+	workers.register(cmd.Flags())
 	return cmd
 }
 
 // runClient returns how the client ended, once nothing of it, of the server or of their devices is left.
-func runClient(cmd *cobra.Command, args []string, fit datapath.Fit, log *slog.Logger) (status exec.Status, err error) {
+func runClient(cmd *cobra.Command, args []string, cfg netlinksrv.Config) (status exec.Status, err error) {
 	failed := exec.Status{Code: 126} // as a shell says: found, but not to be run
-	sockets, err := datapath.NewSockets(log)
+	sockets, err := datapath.NewSockets(cfg.Logger)
 	if err != nil {
 		return failed, err
 	}
 	defer sockets.Close()
-	server, err := netlinksrv.New(netlinksrv.Config{Logger: log, Sockets: sockets, Fit: fit})
+	cfg.Sockets = sockets
+	server, err := netlinksrv.New(cfg)
 	if err != nil {
 		return failed, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	return exec.Run(cmd.Context(), exec.Options{Args: args, Server: server, Sockets: sockets, Logger: log})
+	return exec.Run(cmd.Context(), exec.Options{Args: args, Server: server, Sockets: sockets, Logger: cfg.Logger})
 }
