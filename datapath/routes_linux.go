@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +20,10 @@ import (
 // bare destination depend on them. The kernel module reads the next hop from the packet's route; a TUN reader
 // gets the packet without it.
 //
-// What it doesn't see: rules, and so the tables, marks, sources and interfaces that they go by; routes for one
-// TOS or IPv6 source prefix; redirects; nexthop objects where net.ipv4.nexthop_compat_mode is 0. Of several next
+// Rules are followed as they are for a packet of which nothing but the destination is set. A packet to send that came to the
+// link by others is looked for in all tables that rules lead to, in their order.
+//
+// What it doesn't see: groups of interfaces in rules (suppress_ifgroup); routes for one TOS or IPv6 source prefix; redirects; nexthop objects where net.ipv4.nexthop_compat_mode is 0. Of several next
 // hops the first working one is taken, of IPv6 routers of equal metric the one added first.
 //
 // NextHop and SourceHop are lock-free and may be called concurrently. A change of the routes shows as soon as the
@@ -35,6 +38,7 @@ type Routes struct {
 	// What follows belongs to the goroutine of run.
 	links    map[int32]uint32 // IFF_UP, IFF_RUNNING and IFF_LOWER_UP of the links seen so far, by ifindex
 	changes  []routeChange    // announced since the last update
+	ruled4   bool             // the IPv4 rules have changed while we looked
 	hasDead  bool             // some next hop was dead when the routes were read
 	readDue  time.Time        // when to read everything anew; zero: no need to
 	readLast time.Time        // when that was last finished
@@ -68,7 +72,8 @@ func NewRoutes(ns *netns.NS, log *slog.Logger) (*Routes, error) {
 	r := &Routes{ns: ns, log: log, done: make(chan struct{}), links: map[int32]uint32{}}
 	// Joined before the routes are read: what changes in between is announced.
 	r.listener, err = listenNetlink(ns, unix.NETLINK_ROUTE,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 	if err != nil {
 		ns.Close()
 		return nil, fmt.Errorf("follow routes: %w", err)
@@ -154,6 +159,10 @@ func (r *Routes) receive(m nlMessage) {
 		if ok {
 			r.changes = append(r.changes, c)
 		}
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		// The first one of IPv4 separates the tables for good.
+		r.ruled4 = r.ruled4 || len(m.payload) > 0 && m.payload[0] == unix.AF_INET
+		r.readSoon(0)
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		r.receiveLink(m)
 	case unix.RTM_NEWADDR:
@@ -211,9 +220,21 @@ func (r *Routes) read() error {
 	if r.confirm > 0 {
 		r.awaitRTNL()
 	}
-	set := newRouteSet()
-	r.hasDead = false
 	var interrupted error
+	var rules [2][]rule
+	for i, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		read, err := r.readRules(family)
+		if errors.Is(err, errInterrupted) {
+			interrupted = err
+		} else if err != nil {
+			return err
+		}
+		if family == unix.AF_INET && r.ruled4 || !slices.Equal(read, defaultRules(family == unix.AF_INET)) {
+			rules[i] = append([]rule{}, read...)
+		}
+	}
+	set := newRouteSet(rules)
+	r.hasDead = false
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		body := make([]byte, unix.SizeofRtMsg)
 		body[0] = family
@@ -310,6 +331,7 @@ func parseRoute(m nlMessage) (c routeChange, ok bool) {
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT:
 		r.kind = routeRefuse
 	}
+	r.id = table
 	switch {
 	case table == unix.RT_TABLE_LOCAL:
 		r.table = tableLocal
@@ -319,7 +341,7 @@ func parseRoute(m nlMessage) (c routeChange, ok bool) {
 		// IPv6 has no rule that leads to it.
 		r.table = tableDefault
 	default:
-		return c, false
+		r.table = tableOther
 	}
 	if flags&unix.RTM_F_CLONED != 0 || srcBits != 0 || tos != 0 {
 		return c, false

@@ -37,7 +37,7 @@ func TestParseRoute(t *testing.T) {
 				8, 0, unix.RTA_OIF, 0, 3, 0, 0, 0),
 			routeChange{
 				prefix: netip.MustParsePrefix("10.0.0.0/8"),
-				route:  static(route{table: tableMain, typ: unix.RTN_UNICAST, metric: 5, first: hop{gateway: gateway, ifindex: 3}}),
+				route:  static(route{table: tableMain, id: unix.RT_TABLE_MAIN, typ: unix.RTN_UNICAST, metric: 5, first: hop{gateway: gateway, ifindex: 3}}),
 				op:     routePrepend,
 			}, true,
 		},
@@ -47,7 +47,7 @@ func TestParseRoute(t *testing.T) {
 				8, 0, unix.RTA_OIF, 0, 3, 0, 0, 0),
 			routeChange{
 				prefix: netip.MustParsePrefix("0.0.0.0/0"),
-				route:  static(route{table: tableMain, typ: unix.RTN_UNICAST, first: hop{ifindex: 3, dead: true}}),
+				route:  static(route{table: tableMain, id: unix.RT_TABLE_MAIN, typ: unix.RTN_UNICAST, first: hop{ifindex: 3, dead: true}}),
 				op:     routeAppend,
 			}, true,
 		},
@@ -58,7 +58,7 @@ func TestParseRoute(t *testing.T) {
 				22, 0, unix.RTA_VIA, 0, unix.AF_INET6, 0, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0),
 			routeChange{
 				prefix: netip.MustParsePrefix("10.1.2.3/32"),
-				route:  static(route{table: tableMain, typ: unix.RTN_UNICAST, first: hop{gateway: netip.MustParseAddr("fd00::2")}}),
+				route:  static(route{table: tableMain, id: unix.RT_TABLE_MAIN, typ: unix.RTN_UNICAST, first: hop{gateway: netip.MustParseAddr("fd00::2")}}),
 				op:     routeReplace,
 			}, true,
 		},
@@ -72,7 +72,7 @@ func TestParseRoute(t *testing.T) {
 			routeChange{
 				prefix: netip.MustParsePrefix("10.0.0.0/8"),
 				route: static(route{
-					table: tableMain, typ: unix.RTN_UNICAST,
+					table: tableMain, id: unix.RT_TABLE_MAIN, typ: unix.RTN_UNICAST,
 					first: hop{gateway: gateway, ifindex: 3, dead: true}, more: []hop{{ifindex: 4}},
 				}),
 				op: routeDelete,
@@ -83,13 +83,28 @@ func TestParseRoute(t *testing.T) {
 			header(unix.AF_INET, 0, 0, unix.RT_TABLE_DEFAULT, unix.RTN_UNREACHABLE, 0),
 			routeChange{
 				prefix: netip.MustParsePrefix("0.0.0.0/0"),
-				route:  static(route{table: tableDefault, typ: unix.RTN_UNREACHABLE, kind: routeRefuse}),
+				route:  static(route{table: tableDefault, id: unix.RT_TABLE_DEFAULT, typ: unix.RTN_UNREACHABLE, kind: routeRefuse}),
 				op:     routePrepend,
 			}, true,
 		},
-		{"IPv6 default table", unix.RTM_NEWROUTE, 0, header(unix.AF_INET6, 0, 0, unix.RT_TABLE_DEFAULT, unix.RTN_UNICAST, 0), routeChange{}, false},
-		{"other table", unix.RTM_NEWROUTE, 0, header(unix.AF_INET, 0, 0, 100, unix.RTN_UNICAST, 0), routeChange{}, false},
-		{"other table, long form", unix.RTM_NEWROUTE, 0, header(unix.AF_INET, 0, 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, 0, 8, 0, unix.RTA_TABLE, 0, 0, 1, 0, 0), routeChange{}, false},
+		{
+			"IPv6 default table", unix.RTM_NEWROUTE, 0,
+			header(unix.AF_INET6, 0, 0, unix.RT_TABLE_DEFAULT, unix.RTN_UNICAST, 0),
+			routeChange{
+				prefix: netip.MustParsePrefix("::/0"),
+				route:  static(route{table: tableOther, id: unix.RT_TABLE_DEFAULT, typ: unix.RTN_UNICAST}),
+				op:     routePrepend,
+			}, true,
+		},
+		{
+			"other table, long form", unix.RTM_NEWROUTE, 0,
+			header(unix.AF_INET, 0, 0, unix.RT_TABLE_COMPAT, unix.RTN_UNICAST, 0, 8, 0, unix.RTA_TABLE, 0, 0, 1, 0, 0),
+			routeChange{
+				prefix: netip.MustParsePrefix("0.0.0.0/0"),
+				route:  static(route{table: tableOther, id: 256, typ: unix.RTN_UNICAST}),
+				op:     routePrepend,
+			}, true,
+		},
 		{"for one TOS", unix.RTM_NEWROUTE, 0, header(unix.AF_INET, 0, 16, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, 0), routeChange{}, false},
 		{"clone", unix.RTM_NEWROUTE, 0, header(unix.AF_INET6, 0, 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, unix.RTM_F_CLONED), routeChange{}, false},
 		{"prefix too long", unix.RTM_NEWROUTE, 0, header(unix.AF_INET, 33, 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, 0), routeChange{}, false},
@@ -122,7 +137,7 @@ func FuzzParseRoute(f *testing.F) {
 		if !c.prefix.IsValid() || c.prefix != c.prefix.Masked() {
 			t.Fatalf("prefix %v", c.prefix)
 		}
-		set, _ := newRouteSet().update([]routeChange{c, c})
+		set, _ := newRouteSet([2][]rule{}).update([]routeChange{c, c})
 		set.hop(c.prefix.Addr(), 0)
 		set.hop(c.prefix.Addr(), c.route.first.ifindex)
 	})

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // randomAddr returns an address of a space so small that prefixes nest and collide.
@@ -88,7 +89,7 @@ func TestRouteSetAnswersLikeTheSlowOne(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for round := range 200 {
-		set, slow := newRouteSet(), map[netip.Prefix][]route{}
+		set, slow := newRouteSet([2][]rule{}), map[netip.Prefix][]route{}
 		for range rng.IntN(60) {
 			is4 := rng.IntN(2) == 0
 			prefix, r := randomPrefix(rng, is4), randomRoute(rng, is4)
@@ -125,7 +126,7 @@ func contents(s *routeSet) map[string][]route {
 func TestRouteSetUpdates(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
-	single := newRouteSet()
+	single := newRouteSet([2][]rule{})
 	for range 300 {
 		is4 := rng.IntN(2) == 0
 		single.insert(randomPrefix(rng, is4), randomRoute(rng, is4))
@@ -225,7 +226,7 @@ func TestRouteChangeApply(t *testing.T) {
 // internetRoutes returns a set shaped like a full routing table.
 func internetRoutes(n int) (*routeSet, []netip.Addr) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	set := newRouteSet()
+	set := newRouteSet([2][]rule{})
 	var dsts []netip.Addr
 	for range n {
 		a := netip.AddrFrom4([4]byte{byte(1 + rng.IntN(220)), byte(rng.IntN(256)), byte(rng.IntN(256)), byte(rng.IntN(256))})
@@ -237,8 +238,32 @@ func internetRoutes(n int) (*routeSet, []netip.Addr) {
 	return set, dsts
 }
 
+// ruled returns a set's routes as they are looked up where there is an additional rule.
+func ruled(s *routeSet) *routeSet {
+	rules := append([]rule{{priority: 0, action: ruleToTable, table: 100, suppress: -1}}, defaultRules(true)...)
+	c := newRouteSet([2][]rule{rules, nil})
+	for prefix, routes := range s.tables[tableMain].All4() {
+		for _, r := range routes {
+			r.id = unix.RT_TABLE_MAIN
+			c.insert(prefix, r)
+		}
+	}
+	c.insert(netip.MustParsePrefix("198.51.100.0/24"), route{id: 100, table: tableOther})
+	return c
+}
+
 func TestRoutesLookUpsDontAllocate(t *testing.T) {
-	set, dsts := internetRoutes(1000)
+	for _, useRules := range []bool{false, true} {
+		set, dsts := internetRoutes(1000)
+		if useRules {
+			set = ruled(set)
+		}
+		checkNoAllocations(t, set, dsts)
+	}
+}
+
+func checkNoAllocations(t *testing.T, set *routeSet, dsts []netip.Addr) {
+	t.Helper()
 	r := &Routes{}
 	r.current.Store(set)
 	v6 := netip.MustParseAddr("2001:db8::1")
@@ -257,12 +282,14 @@ func TestRoutesLookUpsDontAllocate(t *testing.T) {
 func BenchmarkRoutes(b *testing.B) {
 	for _, n := range []int{10, 1000, 100_000} {
 		set, dsts := internetRoutes(n)
-		r := &Routes{}
+		r, withRules := &Routes{}, &Routes{}
 		r.current.Store(set)
+		withRules.current.Store(ruled(set))
 		for name, lookup := range map[string]func(netip.Addr) netip.Addr{
 			"NextHop":          func(a netip.Addr) netip.Addr { return r.NextHop(a, 5) },
 			"NextHopOtherLink": func(a netip.Addr) netip.Addr { return r.NextHop(a, 2) },
 			"SourceHop":        r.SourceHop,
+			"SourceHopRuled":   withRules.SourceHop,
 		} {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
 				b.ReportAllocs()
