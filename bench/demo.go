@@ -99,7 +99,7 @@ func (d Demo) say(format string, args ...any) { d.Progress(fmt.Sprintf(format, a
 // measure pings the server from a client and sends to it.
 func (d Demo) measure(ctx context.Context, name, channel, iface string, client, server *Node, addr netip.Addr) (DemoTunnel, error) {
 	// A tunnel that just came up may still be learning its routes.
-	if err := awaitAnswer(ctx, client, addr); err != nil {
+	if err := AwaitAnswer(ctx, client, addr, demoAnswer); err != nil {
 		return DemoTunnel{}, fmt.Errorf("%s: %w", name, err)
 	}
 	r, err := Ping{Node: client, To: addr, Count: demoPings, Interval: demoInterval}.Run(ctx)
@@ -125,24 +125,6 @@ func (d Demo) measure(ctx context.Context, name, channel, iface string, client, 
 	}
 	d.say("%s: %d pings, %d lost, median %.2f ms; %.2f Gbit/s", name, t.Pings, t.PingsLost, t.PingMedian, t.GbitPerSecond)
 	return t, nil
-}
-
-// awaitAnswer pings until an answer comes.
-func awaitAnswer(ctx context.Context, from *Node, to netip.Addr) error {
-	deadline := time.Now().Add(demoAnswer)
-	for {
-		r, err := Ping{Node: from, To: to, Count: 1, Wait: 100 * time.Millisecond}.Run(ctx)
-		switch {
-		case err != nil:
-			return err
-		case r.Received > 0:
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case time.Now().After(deadline):
-			return fmt.Errorf("no ping to %v was answered within %v", to, demoAnswer)
-		}
-	}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

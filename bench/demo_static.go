@@ -2,161 +2,24 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"net/netip"
-	"os"
-
-	"ovpn-go/crypto"
-	"ovpn-go/datapath"
-	"ovpn-go/peers"
 )
 
-// staticInterface is the name of each device; each is alone in its namespace.
-const staticInterface = "ovpn0"
-
-// staticAddr is the address inside the tunnel: of the server for 1, of client i for 2 + i.
-func staticAddr(host int) netip.Addr { return netip.AddrFrom4([4]byte{10, 8, 0, byte(host)}) }
-
-// A staticEnd is one device of ours with the UDP socket of whoever controls it.
-type staticEnd struct {
-	node   *Node
-	device *datapath.Device
-	socket *os.File
-	port   uint16
-}
-
-func (e *staticEnd) close() error { return errors.Join(e.device.Close(), e.socket.Close()) }
-
-// staticKeys joins the namespaces by devices of ours in this very process, with keys that were never
-// negotiated: what a controller does over netlink is done by calling the data path.
+// staticKeys measures through devices of ours in this very process.
 func (d Demo) staticKeys(ctx context.Context, star *Star) (result DemoResult, err error) {
-	log := slog.New(slog.DiscardHandler)
-	sockets, err := datapath.NewSockets(log)
+	devices, err := NewStaticDevices(star, d.Workers)
 	if err != nil {
 		return result, err
 	}
-	defer sockets.Close()
-	var ends []*staticEnd
-	defer func() {
-		for _, e := range ends {
-			err = errors.Join(err, e.close())
-		}
-	}()
-	open := func(node *Node, mode peers.Mode, host int) (*staticEnd, error) {
-		e, err := openStatic(node, mode, host, d.Workers, sockets, log)
-		if err == nil {
-			ends = append(ends, e)
-		}
-		return e, err
-	}
-	server, err := open(star.Server, peers.MP, 1)
-	if err != nil {
-		return result, err
-	}
-	var clients []*staticEnd
-	for i, node := range star.Clients {
-		client, err := open(node, peers.P2P, 2+i)
-		if err != nil {
-			return result, err
-		}
-		if err := joinStatic(server, client, uint32(i), star.ServerAddr4(i), star.ClientAddr4(i), staticAddr(2+i)); err != nil {
-			return result, err
-		}
-		d.say("client%d: device %s with a random AES-256-GCM key", i+1, staticInterface)
-		clients = append(clients, client)
-	}
-	for i, client := range clients {
-		t, err := d.measure(ctx, fmt.Sprintf("client%d", i+1), "ovpn-go, static keys", staticInterface, client.node, star.Server, staticAddr(1))
+	defer func() { err = errors.Join(err, devices.Close()) }()
+	d.say("made a device with a random AES-256-GCM key for each client")
+	for i, client := range star.Clients {
+		t, err := d.measure(ctx, fmt.Sprintf("client%d", i+1), "ovpn-go, static keys", staticInterface, client, star.Server, StaticServerAddr)
 		if err != nil {
 			return result, err
 		}
 		result.Tunnels = append(result.Tunnels, t)
 	}
 	return result, nil
-}
-
-func openStatic(node *Node, mode peers.Mode, host, workers int, sockets *datapath.Sockets, log *slog.Logger) (*staticEnd, error) {
-	socket, port, err := bindUDP(node)
-	if err != nil {
-		return nil, err
-	}
-	device, err := datapath.New(datapath.Config{
-		Name: staticInterface, Mode: mode, NetNS: node.NS, Workers: workers, Sockets: sockets, Logger: log})
-	if err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	e := &staticEnd{node: node, device: device, socket: socket, port: port}
-	err = node.AddAddr(staticInterface, netip.PrefixFrom(staticAddr(host), 24))
-	if err == nil {
-		err = node.SetUp(staticInterface)
-	}
-	if err != nil {
-		return nil, errors.Join(err, e.close())
-	}
-	return e, nil
-}
-
-// bindUDP opens the controller's transport socket on a free port.
-func bindUDP(node *Node) (socket *os.File, port uint16, err error) {
-	var conn *net.UDPConn
-	err = node.Do(func() (err error) {
-		conn, err = net.ListenUDP("udp4", nil)
-		return err
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	defer conn.Close()
-	// The file is a duplicate, as the one that a control server takes from its client.
-	socket, err = conn.File()
-	if err != nil {
-		return nil, 0, err
-	}
-	return socket, conn.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
-}
-
-// joinStatic makes the two devices each other's peer under the given id, with a key for either
-// direction.
-func joinStatic(server, client *staticEnd, id uint32, serverAddr, clientAddr, vpn netip.Addr) error {
-	up, err := randomDirection()
-	if err != nil {
-		return err
-	}
-	down, err := randomDirection()
-	if err != nil {
-		return err
-	}
-	for _, side := range []struct {
-		end              *staticEnd
-		remote           netip.AddrPort
-		vpn              netip.Addr
-		encrypt, decrypt crypto.Direction
-	}{
-		{server, netip.AddrPortFrom(clientAddr, client.port), vpn, down, up},
-		{client, netip.AddrPortFrom(serverAddr, server.port), netip.Addr{}, up, down},
-	} {
-		err := side.end.device.NewPeer(datapath.PeerConfig{ID: id, TxID: id, Remote: side.remote, VPN4: side.vpn, Socket: side.end.socket})
-		if err != nil {
-			return err
-		}
-		err = side.end.device.InstallKey(id, crypto.Primary, crypto.KeyConfig{Cipher: crypto.AESGCM, Encrypt: side.encrypt, Decrypt: side.decrypt})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// randomDirection makes an AES-256-GCM key and nonce tail.
-func randomDirection() (crypto.Direction, error) {
-	d := crypto.Direction{Key: make([]byte, 32)}
-	if _, err := rand.Read(d.Key); err != nil {
-		return crypto.Direction{}, err
-	}
-	_, err := rand.Read(d.NonceTail[:])
-	return d, err
 }

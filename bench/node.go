@@ -117,6 +117,25 @@ func (n *Node) AddAddr(link string, addr netip.Prefix) error {
 	})
 }
 
+// AddLocal makes every address of a network the node's own.
+func (n *Node) AddLocal(network netip.Prefix) error {
+	return n.withLink("add "+network.String()+" to", "lo", func(l netlink.Link) error {
+		return n.handle.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(network),
+			Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: unix.RT_SCOPE_HOST})
+	})
+}
+
+// AddLink adds an interface of a kind that needs nothing but its name. A kernel that does not know the kind
+// answers EOPNOTSUPP.
+func (n *Node) AddLink(link, kind string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = link
+	if err := n.handle.LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind}); err != nil {
+		return fmt.Errorf("node %s: add %s of kind %s: %w", n.Name, link, kind, err)
+	}
+	return nil
+}
+
 // DelAddr removes an address from an interface.
 func (n *Node) DelAddr(link string, addr netip.Prefix) error {
 	return n.withLink("remove "+addr.String()+" from", link, func(l netlink.Link) error {
@@ -198,6 +217,11 @@ func (n *Node) LinkAddrs(link string) ([]netip.Addr, error) {
 // DelLink deletes an interface.
 func (n *Node) DelLink(link string) error {
 	return n.withLink("delete", link, func(l netlink.Link) error { return n.handle.LinkDel(l) })
+}
+
+// RenameLink gives an interface that is down another name.
+func (n *Node) RenameLink(link, name string) error {
+	return n.withLink("rename", link, func(l netlink.Link) error { return n.handle.LinkSetName(l, name) })
 }
 
 // MoveLink moves an interface to another node.

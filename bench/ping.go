@@ -118,6 +118,24 @@ func (p Ping) Run(ctx context.Context) (PingResult, error) {
 	return s.result(), nil
 }
 
+// AwaitAnswer pings until an answer comes, for as long as patience lasts.
+func AwaitAnswer(ctx context.Context, from *Node, to netip.Addr, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for {
+		r, err := Ping{Node: from, To: to, Count: 1, Wait: 100 * time.Millisecond}.Run(ctx)
+		switch {
+		case err != nil:
+			return err
+		case r.Received > 0:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return fmt.Errorf("no ping to %v was answered within %v", to, patience)
+		}
+	}
+}
+
 // pingBuffer is the receive buffer in bytes. The kernel charges a small packet with a kilobyte or more,
 // and a process that has to wait for its CPU may find a thousand of them.
 const pingBuffer = 16 << 20

@@ -26,6 +26,8 @@ type Throughput struct {
 	Warmup time.Duration
 	// Duration is the length of the measurement.
 	Duration time.Duration
+	// Before and After, if not nil, are called when the measured time begins and ends.
+	Before, After func()
 }
 
 // Run transfers zeros and returns the rate at which payload arrived in bits per second.
@@ -88,15 +90,21 @@ func (t Throughput) measure(ctx context.Context) (float64, error) {
 	if err := sleep(ctx, t.Warmup); err != nil {
 		return 0, err
 	}
+	if t.Before != nil {
+		t.Before()
+	}
 	start, before := time.Now(), arrived.Load()
 	if err := sleep(ctx, t.Duration); err != nil {
 		return 0, err
 	}
-	bits := float64(arrived.Load()-before) * 8
+	bits, seconds := float64(arrived.Load()-before)*8, time.Since(start).Seconds()
+	if t.After != nil {
+		t.After()
+	}
 	if bits == 0 {
 		return 0, errors.New("nothing arrived")
 	}
-	return bits / time.Since(start).Seconds(), nil
+	return bits / seconds, nil
 }
 
 func (t Throughput) connect(ctx context.Context, listener net.Listener) (sender, receiver net.Conn, err error) {
