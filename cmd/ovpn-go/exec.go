@@ -15,6 +15,7 @@ func newExecCommand() *cobra.Command {
 	var logging logFlags
 	var fit fitFlags
 	var workers workersFlag
+	var profile string
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a client of the kernel's ovpn module, unchanged, on this program instead",
@@ -41,8 +42,12 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 				return err
 			}
 			defer closeLog()
-			status, err := runClient(cmd, args, netlinksrv.Config{Logger: log, Fit: fit, Workers: int(workers)})
+			endProfile, err := startProfile(profile)
 			if err != nil {
+				return err
+			}
+			status, err := runClient(cmd, args, netlinksrv.Config{Logger: log, Fit: fit, Workers: int(workers)})
+			if err := errors.Join(err, endProfile()); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
 			}
 			closeLog()
@@ -53,6 +58,7 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 	logging.register(cmd.Flags())
 	fit.register(cmd.Flags())
 	workers.register(cmd.Flags())
+	cmd.Flags().StringVar(&profile, "cpu-profile", "", "write a CPU profile of this program, in pprof's format, to this file")
 	return cmd
 }
 
