@@ -4,11 +4,12 @@
 GO ?= go
 # How long each fuzz target runs under `make fuzz`.
 FUZZTIME ?= 10s
-# What `make bench` runs: a regular expression and a number of repeats, for benchstat.
+# What `make benchmarks` runs: a regular expression and a number of repeats, for benchstat.
 BENCH ?= .
 COUNT ?= 1
 
-.PHONY: build demo test requirements lint unit race namespaces selftests conformance fuzz bench clean
+.PHONY: build demo test requirements lint unit race namespaces selftests conformance fuzz bench bench-vm bench-document profile \
+	benchmarks wireguard-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ovpn-go ./cmd/ovpn-go
@@ -51,7 +52,34 @@ conformance: build
 fuzz:
 	test/fuzz.sh $(FUZZTIME)
 
-bench:
+# The comparison with others, on this machine and beside the kernel's module in an emulated one; it takes about half an
+# hour, and nothing else should run. Without an emulator the document does without that part.
+bench: build wireguard-go
+	bin/ovpn-go bench --output dist/bench
+	-$(MAKE) bench-vm
+	$(MAKE) bench-document
+
+bench-vm: build wireguard-go
+	rm -rf dist/bench-vm
+	$(GO) run ./test/oracle/machine -in bin/ovpn-go -in bin/wireguard-go -out dist/bench-vm -timeout 20m -- \
+		ovpn-go bench --cases '^(tcp-1-up|tcp-1-down|tcp-4-up|udp-1300|rtt-idle)$$' --rounds 3 --output /out
+
+# docs/performance.md from what was measured last, such as after writing a note in bench/report/notes.
+bench-document: build
+	bin/ovpn-go bench $(patsubst %,--from %,$(wildcard dist/bench/performance.json dist/bench-vm/performance.json)) --output docs
+
+# The rival comes from the version in go.mod, by the same compiler.
+wireguard-go:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/wireguard-go golang.zx2c4.com/wireguard
+
+# What the compiler optimises for (profile-guided optimisation). To see whether it helps:
+#   go build -pgo=off -o bin/off ./cmd/ovpn-go && bin/ovpn-go bench --binary off=bin/off --binary pgo=bin/ovpn-go
+profile: build
+	rm -rf dist/profile
+	bin/ovpn-go bench --binary ovpn-go=bin/ovpn-go --profile dist/profile --rounds 3
+	$(GO) tool pprof -proto dist/profile/*.pprof >cmd/ovpn-go/default.pgo
+
+benchmarks:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(ROOMS)
 
 clean:

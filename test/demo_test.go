@@ -57,7 +57,13 @@ func TestDemo(t *testing.T) {
 // TestDemoInterrupted: Ctrl-C in the middle ends the demo and all that it started.
 func TestDemoInterrupted(t *testing.T) {
 	t.Parallel()
-	cmd := demoCommand(t, "--duration", "1h")
+	interrupt(t, demoCommand(t, "--duration", "1h"), "--disable-dco", 6)
+}
+
+// interrupt sends Ctrl-C to a command that has printed the text and has more processes than the number given, and
+// requires that it says so and leaves nothing behind.
+func interrupt(t *testing.T, cmd *exec.Cmd, text string, processes int) {
+	t.Helper()
 	tmp := t.TempDir()
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 	out, err := cmd.StdoutPipe()
@@ -70,7 +76,7 @@ func TestDemoInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var seen []byte
-	for buf := make([]byte, 4096); !bytes.Contains(seen, []byte("--disable-dco")); {
+	for buf := make([]byte, 4096); !bytes.Contains(seen, []byte(text)); {
 		n, err := out.Read(buf)
 		seen = append(seen, buf[:n]...)
 		if err != nil {
@@ -78,7 +84,7 @@ func TestDemoInterrupted(t *testing.T) {
 			t.Fatalf("%v; output:\n%s%s", err, seen, complaints.String())
 		}
 	}
-	eventually(t, 20*time.Second, "the demo's processes", func() bool { return len(descendants(cmd.Process.Pid)) > 6 })
+	eventually(t, 20*time.Second, "the command's processes", func() bool { return len(descendants(cmd.Process.Pid)) > processes })
 	pids := descendants(cmd.Process.Pid)
 	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
 		t.Fatal(err)

@@ -2,9 +2,7 @@ package test
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
-	"slices"
 	"testing"
 	"time"
 
@@ -180,36 +178,4 @@ func descriptors(t *testing.T, pid int) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-// TestThroughputOverTCP is TestThroughput with both tunnels over TCP.
-func TestThroughputOverTCP(t *testing.T) {
-	const (
-		rounds = 5
-		least  = 3.0
-	)
-	s := newScenarioWith(t, 1, plainBinary)
-	const otherPort = bench.DefaultPort + 1
-	ours := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{TCP: true}})
-	s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: true}})
-	theirs := s.startServer(plain(s.Server), bench.ServerOptions{
-		Options: bench.Options{Name: "plain-server", TCP: true, DisableDCO: true}, Port: otherPort,
-		Pool4: netip.MustParsePrefix("10.88.0.0/24")})
-	s.startClient(plain(s.Clients[0]), 0, bench.ClientOptions{
-		Options: bench.Options{Name: "plain-client", TCP: true, DisableDCO: true},
-		Remote:  netip.AddrPortFrom(s.ServerAddr4(0), otherPort)})
-
-	var ratios []float64
-	for range rounds {
-		a := s.throughput(ours)
-		b := s.throughput(theirs)
-		ratios = append(ratios, a/b)
-		t.Logf("ours %.2f Gbit/s, OpenVPN's %.2f Gbit/s, ratio %.1f", a/1e9, b/1e9, a/b)
-	}
-	slices.Sort(ratios)
-	median := ratios[len(ratios)/2]
-	t.Logf("median ratio over TCP: %.2f", median)
-	if median < least {
-		t.Errorf("median ratio %.2f, expected at least %.1f", median, least)
-	}
 }

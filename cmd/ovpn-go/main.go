@@ -63,7 +63,7 @@ program. Unmodified clients of the kernel module, such as OpenVPN 2.7, run on it
 		SilenceErrors: true,
 	}
 	root.AddCommand(newExecCommand(), newLinkCommand(), newPeerCommand(), newKeyCommand(), newShowCommand(),
-		newMonitorCommand(), newDoctorCommand(), newDemoCommand(), newHoldCommand(), newDoctorChildCommand())
+		newMonitorCommand(), newDoctorCommand(), newDemoCommand(), newBenchCommand(), newHoldCommand(), newDoctorChildCommand(), newControllerCommand())
 	return root
 }
 
