@@ -76,9 +76,11 @@ type Device struct {
 	// may reach several workers.
 	bindings sync.Mutex
 
-	moving sync.Mutex
-	place  netns.ID // where routes are from; guarded by moving
-	gone   bool     // guarded by moving
+	moving   sync.Mutex
+	place    netns.ID      // where routes are from; guarded by moving
+	leaving  *nlListener   // hears of links that leave that namespace; guarded by moving
+	gone     bool          // guarded by moving
+	followed chan struct{} // closed when follow has ended
 
 	done chan struct{} // closed when the interface is gone and everything is released
 }
@@ -121,15 +123,16 @@ func newDevice(cfg Config, ifc link) (*Device, error) {
 		notify = func(Event) {}
 	}
 	d := &Device{
-		mode:    cfg.Mode,
-		fit:     cfg.Fit,
-		link:    ifc,
-		table:   peers.NewTable(cfg.Mode),
-		sockets: cfg.Sockets,
-		log:     cfg.Logger.With("iface", name),
-		conns:   map[*tcpConn]struct{}{},
-		place:   ifc.NetNS().ID(),
-		done:    make(chan struct{}),
+		mode:     cfg.Mode,
+		fit:      cfg.Fit,
+		link:     ifc,
+		table:    peers.NewTable(cfg.Mode),
+		sockets:  cfg.Sockets,
+		log:      cfg.Logger.With("iface", name),
+		conns:    map[*tcpConn]struct{}{},
+		place:    ifc.NetNS().ID(),
+		followed: make(chan struct{}),
+		done:     make(chan struct{}),
 	}
 	if err := d.mirrorRoutes(); err != nil {
 		return nil, err
@@ -146,6 +149,7 @@ func newDevice(cfg Config, ifc link) (*Device, error) {
 		d.workers = append(d.workers, w)
 	}
 	d.events = newEvents(notify)
+	go d.follow()
 	for _, w := range d.workers {
 		d.running.Go(w.run)
 	}
@@ -177,7 +181,11 @@ func (d *Device) await() {
 		routes.Close()
 	}
 	d.gone = true
+	if d.leaving != nil {
+		d.leaving.close()
+	}
 	d.moving.Unlock()
+	<-d.followed
 	d.events.close()
 	s := d.Stats()
 	d.log.Info("device removed", "rx_packets", s.RxPackets, "tx_packets", s.TxPackets,
