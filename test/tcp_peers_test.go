@@ -210,12 +210,17 @@ func (c *ovpnClient) newPeer(id, fd int) error {
 	if err != nil {
 		return fmt.Errorf("new peer %d: %w", id, err)
 	}
+	return c.newKey(id)
+}
+
+// newKey gives a peer a primary key, which is the same for all and in both directions.
+func (c *ovpnClient) newKey(id int) error {
 	direction := func(a *netlink.AttributeEncoder) error {
 		a.Bytes(1, make([]byte, 32))
 		a.Bytes(2, make([]byte, 8))
 		return nil
 	}
-	_, err = c.execute(cmdKeyNew, netlink.Acknowledge, func(a *netlink.AttributeEncoder) {
+	_, err := c.execute(cmdKeyNew, netlink.Acknowledge, func(a *netlink.AttributeEncoder) {
 		a.Nested(attrKeyconf, func(a *netlink.AttributeEncoder) error {
 			a.Uint32(keyPeer, uint32(id))
 			a.Uint32(keySlot, 0)
