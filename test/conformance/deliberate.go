@@ -92,9 +92,8 @@ var Deliberate = []Reason{
 	},
 	{
 		Title: "a generic netlink socket can't listen to all namespaces",
-		Why: "NETLINK_LISTEN_ALL_NSID is refused: the socket that the client holds has no way to say which namespace a message " +
-			"came from.",
-		Gap: true,
+		Why: "NETLINK_LISTEN_ALL_NSID is refused. The kernel says beside each message which namespace it is from. The socket that " +
+			"the client holds can't, so the client would take the interfaces of other namespaces for those of its own.",
 		covers: func(d *Difference) bool {
 			return d.Step.Action == script.Option && d.Step.Number == unix.NETLINK_LISTEN_ALL_NSID && len(d.Kernel) == 0 &&
 				slices.Equal(d.Ours, []string{"system call: EPERM"})
