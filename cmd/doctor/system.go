@@ -120,18 +120,18 @@ func (Doctor) namespaces() Finding {
 func (Doctor) kernelModule() Finding {
 	c, err := client.Dial()
 	if err != nil {
-		return degraded(err.Error(), "netlink does not work", "allow AF_NETLINK sockets")
+		return degraded(err.Error(), "netlink does not work", "allow AF_NETLINK sockets in the container's seccomp profile")
 	}
 	defer c.Close()
-	const loopback = 1
-	_, err = c.Peers(loopback) // never of kind ovpn
-	switch {
+	switch err := c.Usable(); {
 	case errors.Is(err, client.ErrNoFamily):
-		return ok("the kernel has no ovpn module loaded; this program does its work")
+		return ok("the kernel has no ovpn module; this program does its work")
 	case errors.Is(err, unix.EPERM):
 		return ok("the kernel has the ovpn module, and refuses it to this process; this program does its work")
+	case err != nil:
+		return degraded(err.Error(), "whether the kernel has the ovpn module is not known", "run `ovpn-go exec` with --datapath userspace")
 	}
-	return ok("the kernel has the ovpn module, which this process may use; under `exec` this program does its work instead")
+	return ok("the kernel has the ovpn module, and this process may use it; `exec` does, unless it is told --datapath userspace")
 }
 
 func readTrimmed(path string) string {

@@ -16,11 +16,15 @@ func newExecCommand() *cobra.Command {
 	var fit fitFlags
 	var workers workersFlag
 	var profile string
+	who := datapathAuto
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a client of the kernel's ovpn module, unchanged, on this program instead",
 		Long: `exec runs COMMAND so that it, and every process it starts, finds the ovpn device: the netlink family
 "ovpn" and network interfaces of kind "ovpn". Everything else COMMAND does goes to the kernel as always.
+
+Where the kernel has the module and COMMAND may use it, exec lets COMMAND do so and keeps out of the way; it says which
+it chose. --datapath decides otherwise.
 
 Signals are passed on to COMMAND, and exec ends as COMMAND ends: with its exit status, or by the same
 signal. It waits for processes that COMMAND leaves behind, such as a daemon. If exec itself is killed,
@@ -42,6 +46,14 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 				return err
 			}
 			defer closeLog()
+			kernel, err := who.choose(log)
+			if err != nil {
+				return notRun(cmd, err)
+			}
+			if kernel {
+				closeLog()
+				return notRun(cmd, leaveToKernel(args))
+			}
 			endProfile, err := startProfile(profile)
 			if err != nil {
 				return err
@@ -59,7 +71,14 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 	fit.register(cmd.Flags())
 	workers.register(cmd.Flags())
 	cmd.Flags().StringVar(&profile, "cpu-profile", "", "write a CPU profile of this program, in pprof's format, to this file")
+	cmd.Flags().Var(&who, "datapath", "who carries the packets: the kernel's module, this program (userspace), or auto, which is the module where it works")
 	return cmd
+}
+
+// notRun says why a client could not be run, with the exit status of a shell: found, but not to be run.
+func notRun(cmd *cobra.Command, err error) error {
+	fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
+	return exitStatus(126)
 }
 
 // runClient returns how the client ended, once nothing of it, of the server or of their devices is left.
