@@ -29,6 +29,8 @@ type Config struct {
 	NetNS *netns.NS
 	// Fit says what is done about packets that are too long for the path to their peer.
 	Fit Fit
+	// GSO says whether the kernel cuts batches of datagrams.
+	GSO GSO
 	// Workers is how many goroutines move the device's packets, 1 to MaxWorkers, each by a queue of the
 	// interface and a data socket beside each client socket; 0 lets mode and processors decide.
 	Workers int
@@ -56,6 +58,7 @@ type link interface {
 type Device struct {
 	mode    peers.Mode
 	fit     Fit
+	gso     GSO // never GSOAuto
 	link    link
 	table   *peers.Table
 	routes  atomic.Pointer[Routes] // MP only
@@ -125,6 +128,7 @@ func newDevice(cfg Config, ifc link) (*Device, error) {
 	d := &Device{
 		mode:     cfg.Mode,
 		fit:      cfg.Fit,
+		gso:      cfg.GSO.on(tun.RunningRelease()),
 		link:     ifc,
 		table:    peers.NewTable(cfg.Mode),
 		sockets:  cfg.Sockets,

@@ -27,7 +27,7 @@ func newStage(t testing.TB) *stage {
 	// A stack that swallows everything: writes to a socket whose other end is gone cost a system call and no
 	// memory.
 	kernel.Close()
-	d := &Device{mode: peers.P2P, table: peers.NewTable(peers.P2P), log: slog.New(slog.DiscardHandler)}
+	d := &Device{mode: peers.P2P, gso: GSOOn, table: peers.NewTable(peers.P2P), log: slog.New(slog.DiscardHandler)}
 	w, err := newWorker(d, 0, queue)
 	if err != nil {
 		t.Fatal(err)

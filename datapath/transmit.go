@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -243,15 +244,12 @@ func (t *transmitter) datagrams() {
 	if err == nil {
 		return
 	}
-	// The kernel took none of it: once more without its help.
-	ok := true
-	for len(data) > 0 {
-		n := min(b.stride, len(data))
-		ok = t.datagram(data[:n]) && ok
-		data = data[n:]
-	}
-	if ok {
-		b.via.gso.refused(err, b.stride, t.w.clock.boot)
+	// The kernel took none of it, or was not asked: once more without its help.
+	if t.oneByOne(data) && err != errNotTried {
+		if b.via.gso.refused(err, b.stride, t.w.clock.boot) {
+			t.w.dev.log.Info("the kernel won't cut datagrams on this path, they are sent one by one",
+				"remote", b.binding.Remote, "size", b.stride, "err", err)
+		}
 		if now := t.w.clock.boot; err != unix.EIO && !b.via.path.measuredIn(now) {
 			// The path may have become narrower since.
 			t.w.dev.measurePath(b.via, b.binding.Remote, b.binding.ScopeID, now)
@@ -259,11 +257,42 @@ func (t *transmitter) datagrams() {
 	}
 }
 
+// oneByOne sends the datagrams of the batch each on its own and reports whether all went as the binding has it.
+func (t *transmitter) oneByOne(data []byte) (asBound bool) {
+	b := &t.batch
+	asBound = true
+	for len(data) > 0 {
+		n, err := t.send.sendMany(b.via.udp, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, b.stride)
+		if n > 0 {
+			taken := min(n*b.stride, len(data))
+			t.sendResult(nil, n, taken)
+			data = data[taken:]
+			continue
+		}
+		if err == unix.EINTR {
+			continue
+		}
+		n = min(b.stride, len(data))
+		if err == unix.EPERM {
+			t.sendResult(err, 1, 0) // a packet filter's verdict, which is not asked for again
+			asBound = false
+		} else {
+			// The first one is refused: there may be another way for it, and the others may fare better.
+			asBound = t.datagram(data[:n]) && asBound
+		}
+		data = data[n:]
+	}
+	return asBound
+}
+
+// errNotTried says that a batch was not offered to the kernel as a whole.
+var errNotTried = errors.New("not tried")
+
 // gso sends the batch as one buffer that the kernel, or the egress device, cuts into datagrams.
 func (t *transmitter) gso(data []byte) error {
 	b := &t.batch
-	if !b.via.gso.allowed(b.stride, t.w.clock.boot) {
-		return unix.EMSGSIZE
+	if !t.w.dev.gso.suits(b) || !b.via.gso.allowed(b.stride, t.w.clock.boot) {
+		return errNotTried
 	}
 	err := t.send.send(b.via.udp, b.binding.Remote, b.binding.ScopeID, b.binding.Local, data, b.stride)
 	switch err {

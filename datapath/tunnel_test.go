@@ -29,6 +29,12 @@ var (
 
 func newTunnel(t testing.TB, cipher crypto.Cipher, mtu int) *tunnel {
 	t.Helper()
+	return newTunnelWith(t, cipher, datapath.Config{MTU: mtu})
+}
+
+// newTunnelWith makes a tunnel of devices that are configured so; name and mode are set.
+func newTunnelWith(t testing.TB, cipher crypto.Cipher, cfg datapath.Config) *tunnel {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("OVPN_GO_REQUIRE") != "" {
 			t.Fatal("needs root")
@@ -56,8 +62,9 @@ func newTunnel(t testing.TB, cipher crypto.Cipher, mtu int) *tunnel {
 	toClient := crypto.KeyConfig{Cipher: cipher, Encrypt: crypto.Direction{Key: k1}, Decrypt: crypto.Direction{Key: k2}}
 	toServer := crypto.KeyConfig{Cipher: cipher, Encrypt: crypto.Direction{Key: k2}, Decrypt: crypto.Direction{Key: k1}}
 	tun := &tunnel{Star: star}
-	tun.server = newDevice(t, star.Server, sockets, peers.MP, mtu, netip.PrefixFrom(vpnServer, 24))
-	tun.client = newDevice(t, star.Clients[0], sockets, peers.P2P, mtu, netip.PrefixFrom(vpnClient, 24))
+	cfg.Sockets = sockets
+	tun.server = newDevice(t, star.Server, peers.MP, cfg, netip.PrefixFrom(vpnServer, 24))
+	tun.client = newDevice(t, star.Clients[0], peers.P2P, cfg, netip.PrefixFrom(vpnClient, 24))
 	addPeer(t, tun.server, star.Server, datapath.PeerConfig{
 		ID: 1, TxID: 2, Remote: netip.AddrPortFrom(star.ClientAddr4(0), 1194), VPN4: vpnClient}, toClient)
 	addPeer(t, tun.client, star.Clients[0], datapath.PeerConfig{
@@ -72,12 +79,11 @@ func newTunnel(t testing.TB, cipher crypto.Cipher, mtu int) *tunnel {
 	return nil
 }
 
-func newDevice(t testing.TB, node *bench.Node, sockets *datapath.Sockets, mode peers.Mode, mtu int, addr netip.Prefix) *datapath.Device {
+func newDevice(t testing.TB, node *bench.Node, mode peers.Mode, cfg datapath.Config, addr netip.Prefix) *datapath.Device {
 	t.Helper()
-	d, err := datapath.New(datapath.Config{
-		Name: "tun0", Mode: mode, MTU: mtu, NetNS: node.NS, Sockets: sockets, Logger: slog.New(slog.DiscardHandler),
-		Workers: datapath.WorkersUnderTest,
-	})
+	cfg.Name, cfg.Mode, cfg.NetNS, cfg.Logger = "tun0", mode, node.NS, slog.New(slog.DiscardHandler)
+	cfg.Workers = datapath.WorkersUnderTest
+	d, err := datapath.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

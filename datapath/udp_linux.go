@@ -31,23 +31,72 @@ type sendBuffer struct {
 	iov     unix.Iovec
 	name    [unix.SizeofSockaddrInet6]byte
 	control [maxControl]byte
+	many    *sendVector // made on first use: few paths need it
+}
+
+// sendVector is what one sendmmsg needs.
+type sendVector struct {
+	hdrs [maxSegments]mmsghdr
+	iovs [maxSegments]unix.Iovec
 }
 
 // send passes data to the kernel as datagrams of stride bytes, the last of which may be shorter; with
 // stride 0 or at least len(data) as one. local is the source address, or invalid to let the kernel
 // choose. The error is a bare errno.
 func (b *sendBuffer) send(sock *udpSocket, remote netip.AddrPort, scope uint32, local netip.Addr, data []byte, stride int) error {
-	namelen, ok := putSockaddr(&b.name, sock.info.Family, remote, scope)
-	if !ok {
+	if !b.address(sock, remote, scope, local, stride, stride > 0 && stride < len(data)) {
 		return unix.EAFNOSUPPORT
 	}
 	b.iov = unix.Iovec{Base: &data[0]}
 	b.iov.SetLen(len(data))
+	_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(sock.lanes[b.lane].fd), uintptr(ptr(&b.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// sendMany passes data to the kernel as datagrams of stride bytes, the last of which may be shorter and of which
+// there are at most maxSegments, each on its own but in one call. It returns how many were taken; the error, a bare
+// errno, is about the first that was not, and nil if the kernel does not say why it stopped.
+func (b *sendBuffer) sendMany(sock *udpSocket, remote netip.AddrPort, scope uint32, local netip.Addr, data []byte, stride int) (int, error) {
+	if !b.address(sock, remote, scope, local, 0, false) {
+		return 0, unix.EAFNOSUPPORT
+	}
+	if b.many == nil {
+		b.many = new(sendVector)
+	}
+	count := 0
+	for len(data) > 0 {
+		n := min(stride, len(data))
+		iov := &b.many.iovs[count]
+		iov.Base = &data[0]
+		iov.SetLen(n)
+		hdr := &b.many.hdrs[count]
+		hdr.hdr, hdr.len = b.msg, 0
+		hdr.hdr.Iov = iov
+		data = data[n:]
+		count++
+	}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, uintptr(sock.lanes[b.lane].fd), uintptr(ptr(&b.many.hdrs[0])), uintptr(count), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// address fills in b.msg for datagrams to remote, from local if that is valid, to be cut by stride if segment is set.
+// It reports false when the socket can't reach remote.
+func (b *sendBuffer) address(sock *udpSocket, remote netip.AddrPort, scope uint32, local netip.Addr, stride int, segment bool) bool {
+	namelen, ok := putSockaddr(&b.name, sock.info.Family, remote, scope)
+	if !ok {
+		return false
+	}
 	b.msg = unix.Msghdr{Name: &b.name[0], Namelen: namelen, Iov: &b.iov}
 	b.msg.SetIovlen(1)
 
 	n := 0
-	if stride > 0 && stride < len(data) {
+	if segment {
 		binary.NativeEndian.PutUint16(b.putControl(&n, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2), uint16(stride))
 	}
 	switch {
@@ -64,11 +113,7 @@ func (b *sendBuffer) send(sock *udpSocket, remote netip.AddrPort, scope uint32, 
 		b.msg.Control = &b.control[0]
 		b.msg.SetControllen(n)
 	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(sock.lanes[b.lane].fd), uintptr(ptr(&b.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	return true
 }
 
 // putControl appends a zeroed control message with size bytes of data and returns the data.

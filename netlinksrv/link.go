@@ -66,7 +66,7 @@ func (s *Server) createLink(cfg datapath.Config, kind string, queues queueCounts
 	cfg.Sockets = s.sockets
 	cfg.Notify = s.notify
 	cfg.Logger = s.log
-	cfg.Fit, cfg.Workers = s.fit, s.workers
+	cfg.Fit, cfg.GSO, cfg.Workers = s.fit, s.gso, s.workers
 	// Held while the interface comes into being, so that nobody can ask about it before it is known as ours.
 	s.linkMu.Lock()
 	defer s.linkMu.Unlock()

@@ -40,6 +40,8 @@ type Config struct {
 	Fit datapath.Fit
 	// Workers is how many workers each device has, 0 to datapath.MaxWorkers; see datapath.Config.
 	Workers int
+	// GSO says whether the kernel cuts the devices' batches of datagrams.
+	GSO datapath.GSO
 }
 
 // Server is the control plane: the links of kind ovpn, the generic netlink family and the sockets that talk to
@@ -50,6 +52,7 @@ type Server struct {
 	ownSockets bool
 	fit        datapath.Fit
 	workers    int
+	gso        datapath.GSO
 	home       *netns.NS // of the program itself
 	ids        [familyCount]familyIDs
 
@@ -77,6 +80,7 @@ func New(cfg Config) (*Server, error) {
 		sockets:       cfg.Sockets,
 		fit:           cfg.Fit,
 		workers:       cfg.Workers,
+		gso:           cfg.GSO,
 		newDevice:     openDevice,
 		linkExists:    (*GenericSocket).interfaceExists,
 		configureLink: configureLink,

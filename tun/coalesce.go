@@ -39,6 +39,7 @@ type Coalescer struct {
 	saved    [maxMergeHeader]byte
 	aside    [maxMergeHeader]byte
 	dropped  int // packets refused by the queue, not yet reported
+	apart    int // packets that are not to be merged, after a refused super-frame
 	stats    CoalescerStats
 	split    Splitter
 }
@@ -48,7 +49,11 @@ type CoalescerStats struct {
 	Packets uint64 // packets that the queue took
 	Bytes   uint64 // their lengths, each with headers of its own
 	Writes  uint64 // writes that carried them
+	Refused uint64 // super-frames that the kernel did not accept; their packets went one by one
 }
+
+// apartAfterRefusal is how many packets go one by one before another super-frame is tried.
+const apartAfterRefusal = 1 << 14
 
 // NewCoalescer makes a Coalescer that writes to q and merges what q.Features allows.
 func NewCoalescer(q *Queue) *Coalescer {
@@ -81,6 +86,10 @@ func (c *Coalescer) Abandon() {
 func (c *Coalescer) Commit() (dropped int) {
 	p := c.buf[c.at : c.at+c.n]
 	s := c.inspect(p)
+	if c.apart > 0 {
+		c.apart--
+		s.kind = segmentOther
+	}
 	if c.flow.packets != 0 {
 		if c.flow.continuedBy(&s, p) && s.intact(p) {
 			c.merge(&s)
@@ -149,7 +158,7 @@ func (c *Coalescer) write() {
 // deliver writes a frame of one or more packets, which are bytes long on their own.
 //
 // A kernel may refuse super-frames although it supports them: Linux 6.6.44 and other stable releases
-// of that summer answered EINVAL to valid ones. The packets then go one by one.
+// of that summer answered EINVAL to valid ones. The packets then go one by one, and so do those that follow.
 func (c *Coalescer) deliver(frame []byte, vnet *VnetHdr, packets, bytes int) {
 	vnet.Encode(frame)
 	_, err := c.queue.Write(frame)
@@ -159,6 +168,8 @@ func (c *Coalescer) deliver(frame []byte, vnet *VnetHdr, packets, bytes int) {
 		c.stats.Bytes += uint64(bytes)
 		c.stats.Writes++
 	case packets > 1 && err == unix.EINVAL && c.split.Reset(frame) == nil:
+		c.stats.Refused++
+		c.apart = apartAfterRefusal
 		c.deliverApart(frame)
 	default:
 		c.dropped += packets

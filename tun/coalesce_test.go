@@ -285,6 +285,14 @@ func TestCoalesceCountsRefusedPackets(t *testing.T) {
 		if got := c.Flush(); got != 5 {
 			t.Errorf("%d dropped, want 5", got)
 		}
+		// From then on they are not even tried.
+		for range 5 {
+			commit(c, packet)
+		}
+		c.Flush()
+		if got := c.Stats().Refused; got != 1 {
+			t.Errorf("%d super-frames refused, want 1", got)
+		}
 	})
 }
 

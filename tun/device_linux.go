@@ -201,8 +201,10 @@ func (d *Device) offload() error {
 	}
 	d.features.TSO = true
 	d.features.USO = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
+	writable := d.features
+	writable.USO = writable.USO && !losesUSO(RunningRelease())
 	for _, q := range d.queues {
-		q.SetFeatures(d.features)
+		q.SetFeatures(writable)
 	}
 	return nil
 }
@@ -210,7 +212,7 @@ func (d *Device) offload() error {
 // Queues returns the device's queues, which belong to it; their number is Config.Queues.
 func (d *Device) Queues() []*Queue { return d.queues }
 
-// Features returns the super-frames that the kernel exchanges with the device.
+// Features returns the super-frames that the kernel hands out. Those it should get may be fewer: Queue.Features.
 func (d *Device) Features() Features { return d.features }
 
 // Ifindex returns the interface's index in the namespace where Open, SetMTU or Refresh last saw it.

@@ -16,6 +16,7 @@ func newExecCommand() *cobra.Command {
 	var fit fitFlags
 	var workers workersFlag
 	var profile string
+	var gso datapath.GSO
 	who := datapathAuto
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
@@ -58,7 +59,7 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 			if err != nil {
 				return err
 			}
-			status, err := runClient(cmd, args, netlinksrv.Config{Logger: log, Fit: fit, Workers: int(workers)})
+			status, err := runClient(cmd, args, netlinksrv.Config{Logger: log, Fit: fit, GSO: gso, Workers: int(workers)})
 			if err := errors.Join(err, endProfile()); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
 			}
@@ -71,6 +72,7 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 	fit.register(cmd.Flags())
 	workers.register(cmd.Flags())
 	cmd.Flags().StringVar(&profile, "cpu-profile", "", "write a CPU profile of this program, in pprof's format, to this file")
+	cmd.Flags().TextVar(&gso, "udp-gso", datapath.GSOAuto, "whether the kernel cuts batches of datagrams: auto (not where it is known to garble them), on, or off")
 	cmd.Flags().Var(&who, "datapath", "who carries the packets: the kernel's module, this program (userspace), or auto, which is the module where it works")
 	return cmd
 }
