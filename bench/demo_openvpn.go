@@ -38,7 +38,7 @@ func (d Demo) openvpn(ctx context.Context, star *Star, openvpn OpenVPN) (result 
 	}
 
 	ours := func(node *Node) Placement {
-		return Placement{Node: node, Prefix: []string{d.Program, "exec", "--log-level", "warn", "--workers", strconv.Itoa(d.Workers), "--"}}
+		return Placement{Node: node, Prefix: []string{d.Program, "exec", "--datapath", "userspace", "--log-level", "warn", "--workers", strconv.Itoa(d.Workers), "--"}}
 	}
 	d.say("starting: ovpn-go exec -- openvpn --config server.conf")
 	server, err := start(lab.StartServer(ours(star.Server), ServerOptions{Options: Options{Name: "server", Keepalive: [2]int{2, 10}}}))

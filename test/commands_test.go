@@ -31,7 +31,7 @@ type shell struct {
 
 func startShell(t *testing.T, node *bench.Node, program string) *shell {
 	t.Helper()
-	s := &shell{t: t, cmd: exec.Command(program, "exec", "--log-level", "warn", "--", "sh")}
+	s := &shell{t: t, cmd: exec.Command(program, "exec", "--datapath", "userspace", "--log-level", "warn", "--", "sh")}
 	s.cmd.Env = append(s.cmd.Environ(), "PATH="+filepath.Dir(program)+":/usr/sbin:/usr/bin:/sbin:/bin",
 		"P="+program,
 		"GORACE=atexit_sleep_ms=0") // a race build otherwise takes a second to end

@@ -67,7 +67,7 @@ func TestEverythingInItsOwnNamespace(t *testing.T) {
 			for _, n := range []*bench.Node{devices[0], devices[1], star.Server, star.Clients[0]} {
 				args = append(args, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.NS.File().Fd()))
 			}
-			cmd := exec.Command(binary, "exec", "--log-level", "warn", "--", self)
+			cmd := exec.Command(binary, "exec", "--datapath", "userspace", "--log-level", "warn", "--", self)
 			cmd.Env = append(os.Environ(), namespacesVariable+"="+strings.Join(args, " "))
 			stderr := new(bytes.Buffer)
 			cmd.Stderr = stderr

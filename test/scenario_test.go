@@ -46,7 +46,7 @@ func newScenarioWith(t *testing.T, clients int, build func() (string, error)) *s
 		t.Fatal(err)
 	}
 	s := &scenario{T: t, Star: benchtest.Star(t, clients)}
-	s.prefix = []string{binary, "exec", "--log-level", "info", "--"}
+	s.prefix = []string{binary, "exec", "--datapath", "userspace", "--log-level", "info", "--"}
 	if s.Lab, err = bench.NewLab(found); err != nil {
 		t.Fatal(err)
 	}

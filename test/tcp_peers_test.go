@@ -50,7 +50,7 @@ func TestTCPPeersComeAndGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, "exec", "--log-level", "warn", "--", self)
+	cmd := exec.Command(binary, "exec", "--datapath", "userspace", "--log-level", "warn", "--", self)
 	cmd.Env = append(os.Environ(), peersVariable+"=1")
 	stderr := new(bytes.Buffer)
 	cmd.Stderr = stderr

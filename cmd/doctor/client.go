@@ -107,7 +107,7 @@ func ptraceAdvice() string {
 
 // client runs the program under itself: what all the single checks are about.
 func (d Doctor) client() Finding {
-	cmd := exec.Command(d.Program, "exec", "--log-level", "error", "--", d.Program, "link", "show")
+	cmd := exec.Command(d.Program, "exec", "--datapath", "userspace", "--log-level", "error", "--", d.Program, "link", "show")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return failed(fmt.Sprintf("a client under `exec`: %v: %s", err, strings.TrimSpace(string(out))), execEffect,

@@ -79,7 +79,7 @@ func AskUs(ctx context.Context, program, runner string, sequences []script.Seque
 	if err := os.WriteFile(in, questions, 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, "exec", "--log-file", log, "--", runner, in, out)
+	cmd := exec.CommandContext(ctx, program, "exec", "--datapath", "userspace", "--log-file", log, "--", runner, in, out)
 	// Told to end, it ends its client and deletes the interfaces.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

@@ -51,7 +51,7 @@ func (r *report) fill(tree, program string, command []string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(programPath, append([]string{"exec", "--"}, command...)...)
+	cmd := exec.Command(programPath, append([]string{"exec", "--datapath", "userspace", "--"}, command...)...)
 	cmd.Dir = testDir
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
