@@ -35,7 +35,7 @@ type PeerConfig struct {
 	Socket *os.File
 	// Substitute puts another descriptor in place of a socket, known by its inode number, wherever the client has
 	// it; it duplicates what it is given. It is called for TCP, where the connection becomes the device's and the
-	// client finds its control packets on another socket.
+	// client finds its control packets on another socket, and once more when the connection becomes the client's again.
 	Substitute func(inode uint64, file *os.File) error
 }
 
@@ -84,6 +84,7 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 	}
 	if client != nil {
 		defer client.Close()
+		tr.tcp.substitute = cfg.Substitute
 		err = cfg.substitute(cfg.Socket, client)
 	}
 	if err == nil {
@@ -222,16 +223,21 @@ func (d *Device) measurePath(tr *transport, remote netip.AddrPort, scope uint32,
 // DeletePeer removes a peer (reason userspace). When it returns, the controller has been told and the peer's
 // socket is the client's alone again. Errors: peers.ErrNotFound, ErrDeviceGone.
 func (d *Device) DeletePeer(id uint32) (err error) {
+	var conn *tcpConn
 	gone := d.do(func() {
 		p := d.table.ByID(id)
 		if p == nil {
 			err = peers.ErrNotFound
 			return
 		}
+		conn = transportOf(p).tcp
 		d.remove(p, peers.Userspace)
 	})
 	if err = errors.Join(gone, err); err != nil {
 		return err
+	}
+	if conn != nil {
+		d.restore(conn)
 	}
 	d.events.drain()
 	return nil

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -266,12 +268,20 @@ func (d *Device) Close() error {
 	return nil
 }
 
-// Teardown removes all peers (reason teardown) and leaves the interface, for a caller that knows that the kernel
-// is about to delete it. It returns when the controller has been told.
+// Teardown removes all peers (reason teardown), gives clients their connections back and leaves the interface, for a caller
+// that knows that the kernel is about to delete it. It returns when the controller has been told.
 func (d *Device) Teardown() {
-	if d.do(d.removeAll) == nil {
-		d.events.drain()
+	var conns []*tcpConn
+	if d.do(func() {
+		d.removeAll()
+		conns = slices.Collect(maps.Keys(d.conns))
+	}) != nil {
+		return
 	}
+	for _, c := range conns {
+		d.restore(c)
+	}
+	d.events.drain()
 }
 
 // stop removes all peers and ends the workers, between turns.

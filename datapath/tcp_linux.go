@@ -31,8 +31,8 @@ const (
 // whole frames, length included, as its reads and writes on the module's socket are. So data and control never
 // mix inside a frame, and the client's descriptor tells it about the connection's end.
 //
-// When the peer is removed the connection lives on until the client closes its end, as a plain stream: bytes pass
-// both ways as they come.
+// When the client removes the peer it gets the connection back (restore). Otherwise that lives on without a peer until the
+// client closes its end, as a plain stream: bytes pass both ways as they come.
 //
 // It is polled by one worker, which alone reads from both ends. What a turn of any worker seals for the peer is
 // written by that worker.
@@ -41,6 +41,9 @@ type tcpConn struct {
 	ns        *netns.NS
 	localPort uint16
 	cookies   [2]uint64 // of the connection and of the client's end
+	inode     uint64    // of the client's end
+	// substitute is PeerConfig's, of the connection's first peer.
+	substitute func(inode uint64, file *os.File) error
 	// nonblocking is the mode of the client's descriptor. We never rely on it: the open file is shared.
 	nonblocking bool
 
@@ -57,8 +60,8 @@ type tcpConn struct {
 	out []byte     // guarded by mu: what the connection has not taken yet, the rest of one write
 }
 
-// tcpState is what a connection does at the moment. Only carry, end, fail, reject and detach change it: carry and detach
-// between turns, end and reject in a turn of the worker that polls the connection, fail in any worker's.
+// tcpState is what a connection does at the moment. Only carry, end, fail, reject, detach and restore change it: carry, detach
+// and restore between turns, end and reject in a turn of the worker that polls the connection, fail in any worker's.
 type tcpState uint8
 
 const (
@@ -72,6 +75,9 @@ const (
 	tcpFailing
 	// tcpRejecting: the peer is removed when the turn is over, as it sent what no peer sends. The connection is well.
 	tcpRejecting
+	// tcpRestoring: there is no peer, and the client is given the connection back. Nothing more is read; what the client
+	// has sent to the pair is passed on.
+	tcpRestoring
 	// tcpOver: there is no peer, nor will there be another. Nothing more is read, but what the client sends is still
 	// tried.
 	tcpOver
@@ -109,6 +115,9 @@ func (c *tcpConn) open(file *os.File) (client *os.File, err error) {
 		return nil, attachError(unix.ENOMEM, err)
 	}
 	if c.cookies[1], err = socketCookie(client); err != nil {
+		return client, attachError(unix.EINVAL, err)
+	}
+	if c.inode, err = inodeOf(client); err != nil {
 		return client, attachError(unix.EINVAL, err)
 	}
 	return client, nil
@@ -181,10 +190,13 @@ func (c *tcpConn) pair() (*os.File, error) {
 	return client, nil
 }
 
-// releaseTCP closes a connection, between turns.
+// releaseTCP closes a connection, if that has not been done yet, between turns.
 func (s *Sockets) releaseTCP(c *tcpConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.tcp[c.cookies[0]] != c {
+		return
+	}
 	for _, cookie := range c.cookies {
 		delete(s.tcp, cookie)
 	}
@@ -193,7 +205,9 @@ func (s *Sockets) releaseTCP(c *tcpConn) {
 }
 
 func (c *tcpConn) closeDescriptors() {
-	c.dontLinger()
+	if !c.is(tcpRestoring) { // the client closes it
+		c.dontLinger()
+	}
 	for _, src := range []*source{&c.stream, &c.client} {
 		src.unpoll()
 		if src.fd >= 0 {

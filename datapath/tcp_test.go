@@ -47,6 +47,9 @@ func (e *end) addTCP(t *testing.T, cfg PeerConfig, key crypto.KeyConfig, conn *n
 	var client *os.File
 	cfg.Socket = file
 	cfg.Substitute = func(_ uint64, f *os.File) error {
+		if client != nil {
+			return unix.EPERM // it can't be given the connection back
+		}
 		client = duplicate(t, f)
 		return nil
 	}
@@ -406,6 +409,136 @@ func TestTCPDeletedPeerLeavesAStream(t *testing.T) {
 	client.Close()
 	if _, err := raw.Read(got); err != io.EOF {
 		t.Errorf("after the client's close: %v, want the end", err)
+	}
+}
+
+// restorable is a device with a peer on a connection whose client can be reached: has returns what that has at its
+// descriptor, after it was replaced so many times.
+func restorable(t *testing.T) (e *end, sockets *Sockets, raw *net.TCPConn, has func(times int) *os.File) {
+	t.Helper()
+	sockets = newSockets(t)
+	e = newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
+	ours, raw := connected(t)
+	file, err := ours.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours.Close()
+	had := []*os.File{file}
+	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: file, Substitute: func(inode uint64, f *os.File) error {
+		now := had[len(had)-1]
+		if n, err := inodeOf(now); err != nil || n != inode {
+			t.Errorf("socket %d is to be replaced, the client has %d, %v", inode, n, err)
+		}
+		had = append(had, duplicate(t, f))
+		now.Close()
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e, sockets, raw, func(times int) *os.File {
+		t.Helper()
+		if len(had) != 1+times {
+			t.Fatalf("the client's descriptor was replaced %d times, want %d", len(had)-1, times)
+		}
+		return had[times]
+	}
+}
+
+func TestTCPClientGetsItsConnectionBack(t *testing.T) {
+	for rule, remove := range map[string]func(e *end) error{
+		"after PEER_DEL":              func(e *end) error { return e.DeletePeer(1) },
+		"when the device is deleted":  func(e *end) error { e.Teardown(); return nil },
+		"when the program deletes it": func(e *end) error { return e.Close() },
+	} {
+		t.Run(rule, func(t *testing.T) {
+			e, sockets, raw, has := restorable(t)
+			write(t, has(1), controlFrame)
+			write(t, has(1), controlFrame)
+			if err := remove(e); err != nil {
+				t.Fatal(err)
+			}
+			client := has(2)
+			if sockets.HasConnections() {
+				t.Error("the connection is still held")
+			}
+			// What was sent before comes before, and the pair's records are a stream again.
+			write(t, client, []byte("plain"))
+			got := make([]byte, 2*len(controlFrame)+5)
+			raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err := io.ReadFull(raw, got); err != nil || !bytes.Equal(got, slices.Concat(controlFrame, controlFrame, []byte("plain"))) {
+				t.Errorf("the other side reads %x, %v", got, err)
+			}
+			write(t, raw, []byte("stream"))
+			client.SetReadDeadline(time.Now().Add(5 * time.Second))
+			for _, want := range []string{"str", "eam"} {
+				if n, err := io.ReadFull(client, got[:3]); err != nil || string(got[:n]) != want {
+					t.Errorf("the client reads %q, %v; want %q", got[:n], err, want)
+				}
+			}
+			client.Close()
+			if _, err := raw.Read(got); err != io.EOF {
+				t.Errorf("after the client's close: %v, want the end", err)
+			}
+		})
+	}
+}
+
+// A connection comes and goes many times, under traffic, without losing step.
+func TestTCPConnectionTakenAndGivenBackOften(t *testing.T) {
+	e, _, raw, has := restorable(t)
+	substitute := transportOf(e.table.All()[0]).tcp.substitute
+	for i := range 1000 {
+		write(t, raw, controlFrame)
+		if got := readRecord(t, has(2*i+1)); !bytes.Equal(got, controlFrame) {
+			t.Fatalf("round %d: record = %x", i, got)
+		}
+		write(t, has(2*i+1), controlFrame)
+		if err := e.DeletePeer(1); err != nil {
+			t.Fatal(err)
+		}
+		write(t, has(2*i+2), controlFrame)
+		for range 2 {
+			if got := readFrame(t, raw); !bytes.Equal(got, controlFrame) {
+				t.Fatalf("round %d: frame = %x", i, got)
+			}
+		}
+		if err := e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: has(2*i + 2), Substitute: substitute}); err != nil {
+			t.Fatal(err)
+		}
+		if ev := e.event(t); ev.Reason != peers.Userspace {
+			t.Fatalf("round %d: event = %+v", i, ev)
+		}
+		<-e.link.carrier
+		<-e.link.carrier
+	}
+}
+
+func TestTCPConnectionIsNotGivenBackWhileItIsStuck(t *testing.T) {
+	e, _, raw, has := restorable(t)
+	own, _ := keyPair(crypto.AESGCM, 0)
+	if err := e.InstallKey(1, crypto.Primary, own); err != nil {
+		t.Fatal(err)
+	}
+	fillUp(t, e)
+	write(t, has(1), controlFrame)
+	if err := e.DeletePeer(1); err != nil {
+		t.Fatal(err)
+	}
+	has(1).Close()
+	for {
+		raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+		head := make([]byte, framePrefix+1)
+		if _, err := io.ReadFull(raw, head); err != nil {
+			t.Fatalf("the client's last record did not arrive: %v", err)
+		}
+		if _, err := io.CopyN(io.Discard, raw, int64(head[0])<<8|int64(head[1])-1); err != nil {
+			t.Fatal(err)
+		}
+		if head[2] == controlFrame[2] {
+			return
+		}
 	}
 }
 
