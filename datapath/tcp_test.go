@@ -187,6 +187,48 @@ func TestTCPWhatCameBeforeThePeerIsNotLost(t *testing.T) {
 	}
 }
 
+// It does not matter which side has opened a connection, nor its family.
+func TestTCPConnectedAndAccepted(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		for _, side := range []string{"connected", "accepted"} {
+			t.Run(side+" "+addr, func(t *testing.T) {
+				l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				ours, err := net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr))
+				if err != nil {
+					t.Fatal(err)
+				}
+				raw, err := l.AcceptTCP()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if side == "accepted" {
+					ours, raw = raw, ours
+				}
+				defer raw.Close()
+				e := newEnd(t, peers.P2P, newSockets(t), "127.0.0.1:0")
+				own, key := keyPair(crypto.AESGCM, 0)
+				client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+				write(t, client, controlFrame)
+				if got := readFrame(t, raw); !bytes.Equal(got, controlFrame) {
+					t.Errorf("frame = %x, want %x", got, controlFrame)
+				}
+				inner := udp4("10.8.0.2", "10.8.0.1", "in")
+				write(t, raw, slices.Concat(controlFrame, frame(sealed(t, key, 1, 1, inner))))
+				if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+					t.Errorf("record = %x, want %x", got, controlFrame)
+				}
+				if got := e.receive(t); !bytes.Equal(got, inner) {
+					t.Errorf("packet = %x, want %x", got, inner)
+				}
+			})
+		}
+	}
+}
+
 func TestTCPBadFramesRemoveThePeer(t *testing.T) {
 	for rule, stream := range map[string][]byte{
 		"length 2": frame([]byte{0x48, 0}),

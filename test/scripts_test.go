@@ -43,7 +43,9 @@ echo "script connect done"
 `
 
 // TestScripts runs scripts of OpenVPN's under our program.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { overBoth(t, testScripts) }
+
+func testScripts(t *testing.T, tcp bool) {
 	t.Parallel()
 	s := newScenario(t, 1)
 	url := serveHTTP(t, s)
@@ -60,9 +62,9 @@ func TestScripts(t *testing.T) {
 	up := writeScript("up.sh", fmt.Sprintf(upScript, url))
 	connect := writeScript("connect.sh", connectScript)
 
-	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{TCP: tcp,
 		Extra: []string{"script-security 2", "client-connect " + connect}}})
-	s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{
+	s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: tcp,
 		Extra: []string{"script-security 2", "up " + up, "up-restart"}}})
 	server4, _ := s.addrs(server)
 	s.requirePing(s.Clients[0], server4)

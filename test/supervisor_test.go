@@ -13,13 +13,15 @@ import (
 
 // TestKilledSupervisor: a client whose program is killed must end as well, instead of spinning on
 // system calls that nobody answers, and the device must go.
-func TestKilledSupervisor(t *testing.T) {
+func TestKilledSupervisor(t *testing.T) { overBoth(t, testKilledSupervisor) }
+
+func testKilledSupervisor(t *testing.T, tcp bool) {
 	for _, user := range []string{"root", "nobody"} {
 		t.Run("client runs as "+user, func(t *testing.T) {
 			t.Parallel()
 			s := newScenario(t, 1)
-			s.startServer(s.exec(s.Server), bench.ServerOptions{})
-			client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{User: user}})
+			s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{TCP: tcp}})
+			client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{User: user, TCP: tcp}})
 			name, _, err := client.Device()
 			if err != nil {
 				t.Fatal(err)
@@ -40,7 +42,7 @@ func TestKilledSupervisor(t *testing.T) {
 				return err == nil && !has
 			})
 			// Nothing stands in the way of the next one.
-			s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{})
+			s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: tcp}})
 		})
 	}
 }
