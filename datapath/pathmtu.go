@@ -193,6 +193,20 @@ func openProbe(family int, info udpInfo) (int, error) {
 	return fd, nil
 }
 
+// setMark has the probe ask for the way of packets with a mark.
+func (p *pathProbe) setMark(mark int) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, fd := range []int{p.v4, p.v6} {
+		if fd >= 0 {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark) // else the route without it is the best guess
+		}
+	}
+}
+
 func (p *pathProbe) close() {
 	if p == nil {
 		return

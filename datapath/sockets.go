@@ -138,6 +138,24 @@ func (s *Sockets) Connection(cookie uint64) (*os.File, bool) {
 	return os.NewFile(uintptr(fd), "connection of a client"), true
 }
 
+// SetMark sets SO_MARK on what sends in the stead of the client's UDP socket with the cookie, as the module reads the mark
+// for each packet. It reports false if nothing does.
+func (s *Sockets) SetMark(cookie uint64, mark int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sock := s.attached[cookie]
+	if sock == nil {
+		return false
+	}
+	for i := range sock.lanes {
+		if err := unix.SetsockoptInt(sock.lanes[i].fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+			s.log.Warn("follow the mark of a client's socket", "port", sock.info.LocalPort, "err", err)
+		}
+	}
+	sock.probe.setMark(mark)
+	return true
+}
+
 // attach returns d's socket beside the client's socket, made on first use. Every call is to be paired
 // with release.
 func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {

@@ -41,7 +41,8 @@ func init() {
 var tunnelEnds = [2]netip.Addr{netip.MustParseAddr("10.8.0.1"), netip.MustParseAddr("10.8.0.2")}
 
 // TestEverythingInItsOwnNamespace has a client in one namespace, its device in a second and the device's transport socket in
-// a third, twice, as both ends of a tunnel, and sends through it.
+// a third, twice, as both ends of a tunnel, and sends through it. Packets leave only with the mark that the socket got after
+// it was attached.
 func TestEverythingInItsOwnNamespace(t *testing.T) {
 	benchtest.Root(t)
 	binary, err := raceBinary()
@@ -94,6 +95,19 @@ func TestEverythingInItsOwnNamespace(t *testing.T) {
 			}()
 			if !lines.Scan() || lines.Text() != "ready" {
 				t.Fatalf("the client says %q", lines.Text())
+			}
+			// From here on the mark that the client has set since is what it takes to leave.
+			for _, n := range []*bench.Node{star.Server, star.Clients[0]} {
+				if err := n.Do(func() error {
+					rule := fmt.Sprintf("rule add pref 10 not fwmark %d to 10.9.0.0/24 prohibit", laterMark)
+					out, err := exec.Command("ip", strings.Fields(rule)...).CombinedOutput()
+					if err != nil {
+						return fmt.Errorf("ip %s: %w: %s", rule, err, out)
+					}
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			for i, d := range devices {
 				for _, err := range []error{
@@ -161,6 +175,9 @@ func spreadOut(args []string) error {
 		if err != nil {
 			return err
 		}
+		if err := unix.SetsockoptInt(sockets[i], unix.SOL_SOCKET, unix.SO_MARK, laterMark); err != nil {
+			return fmt.Errorf("mark a socket: %w", err)
+		}
 		var want int
 		if err := in(i, func() (err error) { want, err = vnl.GetNetNsIdByFd(fds[2+i]); return err }); err != nil {
 			return err
@@ -173,6 +190,9 @@ func spreadOut(args []string) error {
 	bufio.NewScanner(os.Stdin).Scan()
 	return nil
 }
+
+// laterMark is the SO_MARK that the client gives its sockets after PEER_NEW.
+const laterMark = 77
 
 // starEnds are the transport addresses of the two ends.
 var starEnds = [2]netip.AddrPort{netip.MustParseAddrPort("10.9.0.1:1194"), netip.MustParseAddrPort("10.9.0.2:1194")}

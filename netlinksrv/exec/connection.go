@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"encoding/binary"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -8,13 +9,16 @@ import (
 	"ovpn-go/tun/netns"
 )
 
-// connections are the TCP connections in whose place a client holds one end of a pair.
+// connections are the clients' transport sockets: the TCP connections in whose place a client holds one end of a pair, and
+// the UDP sockets beside which the datapath has its own.
 type connections interface {
 	// HasConnections reports whether there is any.
 	HasConnections() bool
 	// Connection returns a duplicate of the connection in whose place the client holds the socket with that
 	// cookie. The caller closes it.
 	Connection(cookie uint64) (*os.File, bool)
+	// SetMark sets SO_MARK on what sends in the stead of the UDP socket with that cookie. It reports false if nothing does.
+	SetMark(cookie uint64, mark int) bool
 }
 
 // noConnections is where nobody replaces any.
@@ -22,6 +26,7 @@ type noConnections struct{}
 
 func (noConnections) HasConnections() bool               { return false }
 func (noConnections) Connection(uint64) (*os.File, bool) { return nil, false }
+func (noConnections) SetMark(uint64, int) bool           { return false }
 
 // asks says whether a call is one of those that a connection answers in its substitute's stead. They are
 // notified for every descriptor.
@@ -150,7 +155,7 @@ func (c *call) setConnectionOption(conn *os.File, fd int, access optionAccess) e
 	return unix.SetsockoptString(fd, c.optionLevel(), c.optionName(), string(value))
 }
 
-// mayAdmin reports whether the caller has CAP_NET_ADMIN over the connection's namespace.
+// mayAdmin reports whether the caller has CAP_NET_ADMIN over the socket's namespace.
 func (c *call) mayAdmin(conn *os.File) bool {
 	ns, err := netns.OfSocket(conn)
 	if err != nil {
@@ -158,4 +163,37 @@ func (c *call) mayAdmin(conn *os.File) bool {
 	}
 	defer ns.Close()
 	return c.task.CanAdmin(ns)
+}
+
+// setsMark reports whether a call sets SO_MARK. The module reads a UDP socket's mark for each packet, so ours has to
+// follow.
+func setsMark(nr int, args *[6]uint64) bool {
+	return nr == unix.SYS_SETSOCKOPT && int32(args[1]) == unix.SOL_SOCKET && int32(args[2]) == unix.SO_MARK
+}
+
+// markSocket answers a call that sets the mark of a socket, of which fd is a duplicate, and marks what sends in its stead.
+// Of a client that may not administer the network the kernel decides, and only what the client sends itself is marked.
+func (c *call) markSocket(fd int, cookie uint64) {
+	value, err := c.optionValue()
+	if err != nil || len(value) < 4 || !c.mayMark(fd) {
+		c.continues()
+		return
+	}
+	mark := int(int32(binary.NativeEndian.Uint32(value)))
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark)
+	if err == nil {
+		c.session.connections.SetMark(cookie, mark)
+	}
+	c.finish(0, err)
+}
+
+// mayMark reports whether the caller has CAP_NET_ADMIN over the socket's namespace.
+func (c *call) mayMark(fd int) bool {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	file := os.NewFile(uintptr(own), "socket of a client")
+	defer file.Close()
+	return c.mayAdmin(file)
 }

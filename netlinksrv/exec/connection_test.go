@@ -38,6 +38,8 @@ func (c *fakeConnections) Connection(cookie uint64) (*os.File, bool) {
 	return os.NewFile(uintptr(fd), "connection"), err == nil
 }
 
+func (c *fakeConnections) SetMark(uint64, int) bool { return false }
+
 func (c *fakeConnections) close() {
 	for _, file := range c.byID {
 		file.Close()

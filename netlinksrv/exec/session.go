@@ -170,7 +170,7 @@ func (s *session) notWaiting(tid int, id uint64) {
 // isForeign reports whether a call, which is notified for every descriptor, can't be about one of ours. That takes
 // no look at the client, and no goroutine: most of these calls are such.
 func (s *session) isForeign(n *notification) bool {
-	return asks(int(n.nr)) && !s.injector.window.contains(int(int32(n.args[0]))) && !s.connections.HasConnections()
+	return asks(int(n.nr)) && !setsMark(int(n.nr), &n.args) && !s.injector.window.contains(int(int32(n.args[0]))) && !s.connections.HasConnections()
 }
 
 // socket answers socket(AF_NETLINK, ...).
@@ -284,6 +284,10 @@ func (s *session) socketCall(c *call) {
 	}
 	if isRoute(fd) {
 		s.routeCall(c, fd)
+		return
+	}
+	if setsMark(c.nr, &c.args) {
+		c.markSocket(fd, cookie)
 		return
 	}
 	c.continues()
