@@ -38,7 +38,7 @@ func controllerSequences(p profile) []*writer {
 	ask("by name and id", familyName("ovpn"), familyID())
 	ask("by id and another name", familyName("nlctrl"), familyID())
 	ask("by name and another id", u16(unix.CTRL_ATTR_FAMILY_ID, unix.GENL_ID_CTRL), familyName("ovpn"))
-	ask("by an unknown name", familyName("ovpn-dco-v2"))
+	ask("by an unknown name", familyName("ovpn-dco-v9"))
 	ask("by a longer name", familyName("ovpnx"))
 	ask("by a shorter name", familyName("ovp"))
 	ask("by an empty name", familyName(""))
