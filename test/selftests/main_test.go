@@ -4,6 +4,7 @@
 package selftests
 
 import (
+	"fmt"
 	"os"
 	"testing"
 )
@@ -11,6 +12,13 @@ import (
 func TestMain(m *testing.M) {
 	if os.Args[0] == initName {
 		os.Exit(runInit(os.Args[1:]))
+	}
+	if os.Getenv(roundVariable) != "" {
+		if err := genetlinkRound(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
