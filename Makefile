@@ -45,9 +45,10 @@ namespaces:
 selftests:
 	$(GO) test -count=1 -timeout 25m ./test/selftests
 
-# The kernel's module, in an emulated machine, and the program are asked the same; writes the report.
+# The kernel's module, in an emulated machine, and the program are asked the same, and other people's programs are run;
+# writes the report.
 conformance: build
-	$(GO) run ./test/conformance/harness -program bin/ovpn-go -document docs/conformance.md
+	$(GO) run ./test/conformance/harness -program bin/ovpn-go -programs -document docs/conformance.md
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)

@@ -8,6 +8,8 @@ import (
 // Summary puts a report into words.
 type Summary struct {
 	*Report
+	// Programs are other people's, as they were run on this program.
+	Programs []Program
 	// Written and Random are the numbers of sequences of either kind, and Seed that of the random ones.
 	Written, Random int
 	Seed            uint64
@@ -59,6 +61,9 @@ func (s *Summary) Table() string {
 	for _, r := range s.rows() {
 		fmt.Fprintf(&b, "%7d  %s\n", r.count, r.what)
 	}
+	for _, p := range s.Programs {
+		fmt.Fprintf(&b, "%7s  %s: %s\n", p.verdict(), p.Name, p.What)
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(&b, "problem: %s\n", p)
 	}
@@ -106,6 +111,19 @@ func (s *Summary) Document() string {
 			subject.Requests-subject.Identical-subject.Unexplained)
 	}
 	line("")
+	if len(s.Programs) > 0 {
+		line("## Programs")
+		line("")
+		line("Programs of other people's, run unchanged under `ovpn-go exec` on a kernel without the module. A client does a round of")
+		line("work: a link, a peer, keys, what is said about them, notifications, and the end of it all (iproute2: links alone).")
+		line("")
+		line("| program | | |")
+		line("|---|---|---|")
+		for _, p := range s.Programs {
+			line("| %s | %s | %s |", p.Name, p.What, p.verdict())
+		}
+		line("")
+	}
 	line("## What differs, and why")
 	line("")
 	for _, r := range s.rows() {
@@ -142,6 +160,13 @@ func (s *Summary) Document() string {
 	line("- What many packets at once are joined to, a full queue, and the end of a key's packet ids, which would take 2^32 packets:")
 	line("  other tests hold that to the specification.")
 	return b.String()
+}
+
+func (p *Program) verdict() string {
+	if p.Passed {
+		return "passes"
+	}
+	return "FAILS"
 }
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -1,9 +1,9 @@
 // Command harness asks the kernel's module and this program the same questions and compares the answers.
 //
-//	harness [-program FILE] [-document FILE] [-seed N] [-random N] [-keep DIR] [-only REGEXP]
+//	harness [-program FILE] [-document FILE] [-seed N] [-random N] [-keep DIR] [-only REGEXP] [-programs]
 //
 // It prints what it finds and, with -document, writes the report that is kept in the repository. It ends with status 1
-// if there are differences that nobody meant.
+// if there are differences that nobody meant, or a program that fails.
 package main
 
 import (
@@ -43,6 +43,7 @@ func run(ctx context.Context) (good bool, err error) {
 	seed := flag.Uint64("seed", 1, "for the random sequences")
 	random := flag.Int("random", 100, "number of random sequences")
 	only := flag.String("only", "", "ask only the sequences whose names match this regular expression")
+	programs := flag.Bool("programs", false, "run other people's programs as well")
 	keep := flag.String("keep", "", "keep transcripts in this folder; the kernel's is used again if it is there")
 	build := flag.String("build", "test/oracle/build.sh", "the script that builds the virtual machine")
 	flag.Parse()
@@ -84,13 +85,19 @@ func run(ctx context.Context) (good bool, err error) {
 		fmt.Println(d.String())
 	}
 	summary := conformance.Summary{Report: report, Written: len(written), Random: *random, Seed: *seed}
+	if *programs {
+		if summary.Programs, err = conformance.RunPrograms(ctx); err != nil {
+			return false, err
+		}
+	}
 	fmt.Print(summary.Table())
 	if *document != "" {
 		if err := os.WriteFile(*document, []byte(summary.Document()), 0o644); err != nil {
 			return false, err
 		}
 	}
-	return len(report.Unexplained()) == 0 && len(report.Problems) == 0, nil
+	content := !slices.ContainsFunc(summary.Programs, func(p conformance.Program) bool { return !p.Passed })
+	return content && len(report.Unexplained()) == 0 && len(report.Problems) == 0, nil
 }
 
 func askKernel(ctx context.Context, m *oracle.Machine, runner string, sequences []script.Sequence, keep string) (*script.Transcript, error) {
