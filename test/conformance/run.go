@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,11 +52,8 @@ func AskKernel(ctx context.Context, machine *oracle.Machine, runner string, sequ
 		return nil, fmt.Errorf("the runner on the kernel ended with status %d: %s\n%s",
 			result.Status, result.Files["stderr"], result.Files["dmesg"])
 	}
-	// A kernel that has lost its footing is no oracle.
-	for _, mark := range []string{"BUG:", "Oops:", "general protection fault", "refcount_t:", "WARNING:"} {
-		if bytes.Contains(result.Files["dmesg"], []byte(mark)) {
-			return nil, fmt.Errorf("the kernel complained while it was asked:\n%s", result.Files["dmesg"])
-		}
+	if err := result.Complaint(); err != nil {
+		return nil, err
 	}
 	return readTranscript(result.Files["transcript.json"])
 }

@@ -90,6 +90,17 @@ type Result struct {
 	Elapsed time.Duration
 }
 
+// Complaint returns an error if the machine's kernel complained of something: one that has lost its footing is no
+// oracle.
+func (r Result) Complaint() error {
+	for _, mark := range []string{"BUG:", "Oops:", "general protection fault", "refcount_t:", "WARNING:"} {
+		if bytes.Contains(r.Files["dmesg"], []byte(mark)) {
+			return fmt.Errorf("the kernel complained:\n%s", r.Files["dmesg"])
+		}
+	}
+	return nil
+}
+
 // errEarlyCrash says that the machine stopped, or stood still, before it did anything of the job, which an emulated
 // one does at times.
 var errEarlyCrash = errors.New("the machine did not get as far as the job")
