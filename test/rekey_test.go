@@ -17,7 +17,8 @@ var keySwapped = regexp.MustCompile(`dco_swap_keys`)
 // With lifetimes as short as a test wants them, OpenVPN itself loses packets unless it is helped: it
 // changes to a new key half a lifetime after it was made, but only looks at the clock when something
 // wakes it, and it deletes the old key when the next renewal begins. If nothing wakes it in between,
-// both ends change and delete in the same instant, and what is under way arrives without its key. So
+// both ends change and delete in the same instant, and what is under way arrives without its key; with the
+// kernel's module at both ends just as with us. So
 // the client writes its status every second, which wakes it, and leaves it to the server to begin.
 func (s *scenario) rekeyEvery(seconds int) (server, client bench.Options) {
 	server = bench.Options{Renegotiate: seconds, Verb: 6}
