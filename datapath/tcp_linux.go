@@ -54,10 +54,11 @@ type tcpConn struct {
 	state   atomic.Uint32 // a tcpState
 	peer    *peers.Peer   // while the state is one that has a peer; changes between turns
 	partial []byte        // the worker's: what has arrived and can't be passed on yet: the beginning of a frame, or a plain record
-	held    bool          // the worker's: the client's records wait for out
 
 	mu  sync.Mutex // held while writing to the connection
 	out []byte     // guarded by mu: what the connection has not taken yet, the rest of one write
+	// held: the client's records wait for out to go, and then come first; guarded by mu.
+	held bool
 }
 
 // tcpState is what a connection does at the moment. Only carry, end, fail, reject, detach and restore change it: carry, detach
@@ -256,96 +257,12 @@ func (c *tcpConn) start(w *worker) error {
 	return nil
 }
 
-// offer hands data to the connection, in a turn of w. What that does not take at once is kept, and written before
-// anything else. As long as something is kept, and after a failure, it takes nothing and reports false.
-func (c *tcpConn) offer(w *worker, data []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.clear(w) || c.is(tcpFailing) {
-		return false
-	}
-	c.write(w, data)
-	return true
-}
-
-// push is offer for what must not be lost: it is kept behind what is kept already.
-func (c *tcpConn) push(w *worker, data []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.clear(w) {
-		c.write(w, data)
-	} else {
-		c.out = append(c.out, data...)
-	}
-}
-
-// write hands data to the connection while nothing is kept. mu is held.
-func (c *tcpConn) write(w *worker, data []byte) {
-	n, err := c.send(data)
-	if err != nil {
-		c.fail(w)
-		return
-	}
-	if n < len(data) {
-		c.out = append(c.out[:0], data[n:]...)
-	}
-}
-
-// send returns how much of data the connection took.
-func (c *tcpConn) send(data []byte) (int, error) {
-	for {
-		n, err := unix.SendmsgN(c.stream.fd, data, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EAGAIN:
-			return 0, nil
-		case unix.EINTR:
-		default:
-			return 0, err
-		}
-	}
-}
-
-// free tries to get rid of what an earlier write left over, and reports whether there is none any more: it went, or
-// the connection failed.
-func (c *tcpConn) free(w *worker) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.clear(w)
-}
-
-// clear is free while mu is held.
-func (c *tcpConn) clear(w *worker) bool {
-	if len(c.out) == 0 {
-		return true
-	}
-	n, err := c.send(c.out)
-	if err != nil {
-		c.out = nil // nor will anything else get through
-		c.fail(w)
-		return true
-	}
-	c.out = c.out[:copy(c.out, c.out[n:])]
-	return len(c.out) == 0
-}
-
-// drained is called when the connection has room again.
-func (c *tcpConn) drained() {
-	// Another worker may have been the one to use the room.
-	if c.free(c.worker) && c.held {
-		c.held = false
-		c.worker.markReadable(&c.client)
-	}
-}
-
 // forward takes the client's records to the connection. While that has not taken the last write they wait in the
 // pair, whose buffer then makes the client wait.
 func (c *tcpConn) forward(w *worker) (more bool) {
 	buf := w.rx.record[:]
 	for range receivesPerTurn {
-		if !c.free(w) {
-			c.held = true
+		if !c.ready(w) {
 			if c.client.events&unix.EPOLLHUP != 0 {
 				c.orphan(w)
 			}

@@ -555,6 +555,7 @@ func TestTCPConnectionTakenAndGivenBackOften(t *testing.T) {
 		<-e.link.carrier
 		<-e.link.carrier
 	}
+	e.Close() // while there is a client to give the connection back to
 }
 
 func TestTCPConnectionIsNotGivenBackWhileItIsStuck(t *testing.T) {

@@ -35,12 +35,7 @@ func newTunnel(t testing.TB, cipher crypto.Cipher, mtu int) *tunnel {
 // newTunnelWith makes a tunnel of devices that are configured so; name and mode are set.
 func newTunnelWith(t testing.TB, cipher crypto.Cipher, cfg datapath.Config) *tunnel {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("OVPN_GO_REQUIRE") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root: network namespaces")
-	}
+	needRoot(t)
 	star, err := bench.NewStar(1)
 	if err != nil {
 		t.Fatal(err)
@@ -69,14 +64,31 @@ func newTunnelWith(t testing.TB, cipher crypto.Cipher, cfg datapath.Config) *tun
 		ID: 1, TxID: 2, Remote: netip.AddrPortFrom(star.ClientAddr4(0), 1194), VPN4: vpnClient}, toClient)
 	addPeer(t, tun.client, star.Clients[0], datapath.PeerConfig{
 		ID: 2, TxID: 1, Remote: netip.AddrPortFrom(star.ServerAddr4(0), 1194)}, toServer)
-	// The stack discards what it would send until its link watcher has seen the carrier.
+	awaitPing(t, star.Server, vpnClient)
+	return tun
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("OVPN_GO_REQUIRE") != "" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root: network namespaces")
+}
+
+// awaitPing waits until a tunnel is up: the stack discards what it would send until its link watcher has seen the
+// carrier.
+func awaitPing(t testing.TB, from *bench.Node, to netip.Addr) {
+	t.Helper()
 	for range 50 {
-		if r, err := (bench.Ping{Node: star.Server, To: vpnClient, Count: 1, Wait: 100 * time.Millisecond}).Run(t.Context()); err == nil && r.Lost() == 0 {
-			return tun
+		if r, err := (bench.Ping{Node: from, To: to, Count: 1, Wait: 100 * time.Millisecond}).Run(t.Context()); err == nil && r.Lost() == 0 {
+			return
 		}
 	}
-	t.Fatal("the tunnel does not come up")
-	return nil
+	t.Fatalf("the tunnel to %v does not come up", to)
 }
 
 func newDevice(t testing.TB, node *bench.Node, mode peers.Mode, cfg datapath.Config, addr netip.Prefix) *datapath.Device {
@@ -100,6 +112,18 @@ func newDevice(t testing.TB, node *bench.Node, mode peers.Mode, cfg datapath.Con
 // addPeer gives the device a peer on a client's socket at port 1194 of node.
 func addPeer(t testing.TB, d *datapath.Device, node *bench.Node, cfg datapath.PeerConfig, key crypto.KeyConfig) {
 	t.Helper()
+	cfg.Socket = socketOn(t, node)
+	if err := d.NewPeer(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.InstallKey(cfg.ID, crypto.Primary, key); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// socketOn is a client's socket at port 1194 of node.
+func socketOn(t testing.TB, node *bench.Node) *os.File {
+	t.Helper()
 	var conn *net.UDPConn
 	err := node.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: 1194})
@@ -109,16 +133,12 @@ func addPeer(t testing.TB, d *datapath.Device, node *bench.Node, cfg datapath.Pe
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if cfg.Socket, err = conn.File(); err != nil {
+	file, err := conn.File()
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer cfg.Socket.Close()
-	if err := d.NewPeer(cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.InstallKey(cfg.ID, crypto.Primary, key); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { file.Close() })
+	return file
 }
 
 func TestRealTunnel(t *testing.T) {

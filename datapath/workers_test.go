@@ -3,6 +3,7 @@ package datapath
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -14,9 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ovpn-go/crypto"
 	"ovpn-go/peers"
 	"ovpn-go/tun"
+	"ovpn-go/tun/tuntest"
 )
 
 // withWorkers makes the devices of a test have n workers.
@@ -314,27 +318,75 @@ func TestDeletePeerUnderFullTraffic(t *testing.T) {
 	}
 }
 
+// Frames that several workers send over a connection that can't keep up stay whole, and none of the client's records is
+// lost.
+func TestTCPSeveralWorkersOnOneConnection(t *testing.T) {
+	withWorkers(t, 3)
+	e, client, raw, _ := tcpPeer(t)
+	stop := e.flood(t)
+	defer stop()
+	const records = 400
+	go func() {
+		for i := range records {
+			record := frame(binary.BigEndian.AppendUint32([]byte{4 << 3}, uint32(i)))
+			if _, err := client.Write(record); err != nil {
+				return
+			}
+		}
+	}()
+	next := 0
+	for frames := 0; next < records; frames++ {
+		if frames%500 == 499 {
+			time.Sleep(5 * time.Millisecond) // for the connection to fill up
+		}
+		packet := readFrame(t, raw)[framePrefix:]
+		switch opcode := crypto.Opcode(packet[0]); {
+		case opcode == crypto.OpcodeDataV2 && len(packet) == crypto.Overhead+228:
+		case opcode == 4 && len(packet) == 5 && int(binary.BigEndian.Uint32(packet[1:])) == next:
+			next++
+		default:
+			t.Fatalf("after %d frames and %d records: %x", frames, next, packet)
+		}
+	}
+	if e.Stats().Drops["send"] == 0 {
+		t.Error("the connection was never full")
+	}
+}
+
 // Two workers that see a peer at another address at the same time announce one move.
 func TestFloatIsAnnouncedOnce(t *testing.T) {
 	withWorkers(t, 3)
 	_, b := newTunnel(t)
 	p := b.table.ByID(2)
-	for i := range 200 {
-		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(20000+i))
-		var workers sync.WaitGroup
-		for range 4 {
-			workers.Go(func() { b.learnEndpoint(p, &received{remote: to}, bootSeconds()) })
-		}
-		workers.Wait()
-		if ev := b.event(t); ev.Kind != PeerFloated || ev.Remote != to {
-			t.Fatalf("event = %+v, want a float to %v", ev, to)
+	const moves = 2000
+	var arrived atomic.Int64
+	var workers sync.WaitGroup
+	for range 2 {
+		workers.Go(func() {
+			for i := range int64(moves) {
+				to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(20000+i))
+				// At the same time, as nearly as can be.
+				for arrived.Add(1); arrived.Load() < 2*(i+1); {
+					runtime.Gosched()
+				}
+				b.learnEndpoint(p, &received{remote: to}, bootSeconds())
+			}
+		})
+	}
+	for i := range moves {
+		if ev := b.event(t); ev.Kind != PeerFloated || int(ev.Remote.Port()) != 20000+i {
+			t.Errorf("event %d = %+v, want the next move", i, ev)
+			go func() {
+				for range b.events { // or nobody gets any further
+				}
+			}()
+			break
 		}
 	}
+	workers.Wait()
 	b.Device.events.drain()
-	select {
-	case ev := <-b.events:
-		t.Errorf("one more event: %+v", ev)
-	default:
+	if n := len(b.events); n != 0 && !t.Failed() {
+		t.Errorf("%d more events", n)
 	}
 }
 
@@ -366,5 +418,80 @@ func TestKeepaliveSetMeanwhileSavesThePeer(t *testing.T) {
 		if _, err := a.Peer(1); (err == nil) != tt.stays {
 			t.Errorf("%s: %v", tt.rule, err)
 		}
+	}
+}
+
+// newWorkers makes a device of a stage have n workers, which have no goroutines either.
+func (s *stage) newWorkers(t testing.TB, n int) []*worker {
+	t.Helper()
+	udp := transportOf(s.dev.table.Sole()).udp
+	for i := 1; i < n; i++ {
+		queue, kernel := tuntest.Pair(t)
+		kernel.Close()
+		w, err := newWorker(s.dev, i, queue)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.closeDescriptors)
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		s.dev.workers = append(s.dev.workers, w)
+		udp.lanes = append(udp.lanes, source{fd: fd})
+	}
+	return s.dev.workers
+}
+
+// BenchmarkTransmitTogether is what sharing costs: workers that send for one peer, who share its packet ids, counters and
+// times, against workers that have nothing in common. The time is one worker's for one frame: a super-frame, or a
+// lone packet.
+func BenchmarkTransmitTogether(b *testing.B) {
+	lone := append(make([]byte, tun.VnetHdrLen), udp4("10.8.0.1", "10.8.0.2", "lone")...)
+	for name, frame := range map[string][]byte{"super-frames": superFrame(), "lone": lone} {
+		for _, n := range []int{1, 2, 4} {
+			for _, peer := range []string{"one peer", "a peer each"} {
+				if n > runtime.NumCPU() {
+					continue
+				}
+				b.Run(fmt.Sprintf("%s/workers=%d/%s", name, n, peer), func(b *testing.B) {
+					var workers []*worker
+					if peer == "one peer" {
+						workers = newStage(b).newWorkers(b, n)
+					} else {
+						for range n {
+							workers = append(workers, newStage(b).worker)
+						}
+					}
+					b.ReportAllocs()
+					b.ResetTimer()
+					var running sync.WaitGroup
+					for _, w := range workers {
+						running.Go(func() {
+							work := make([]byte, len(frame))
+							for range b.N {
+								copy(work, frame)
+								w.tx.transmit(work)
+								w.tx.flush()
+							}
+						})
+					}
+					running.Wait()
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkTurn is what a turn costs that has nothing to do, its lock included.
+func BenchmarkTurn(b *testing.B) {
+	s := newStage(b)
+	s.tunReady = false
+	b.ReportAllocs()
+	for b.Loop() {
+		s.dev.turns.RLock()
+		s.turn(nil)
+		s.dev.turns.RUnlock()
 	}
 }
