@@ -42,6 +42,7 @@ type tcpConn struct {
 	localPort uint16
 	cookies   [2]uint64 // of the connection and of the client's end
 	inode     uint64    // of the client's end
+	name      string    // of the client's end, taken as long as that is open
 	// substitute is PeerConfig's, of the connection's first peer.
 	substitute func(inode uint64, file *os.File) error
 	// nonblocking is the mode of the client's descriptor. We never rely on it: the open file is shared.
@@ -182,6 +183,9 @@ func (c *tcpConn) pair() (*os.File, error) {
 		return nil, fmt.Errorf("set the mode of the client's end: %w", err)
 	}
 	client := os.NewFile(uintptr(fds[1]), "client end of connection")
+	if c.name, err = bindToAnyName(fds[1]); err != nil {
+		return client, err
+	}
 	if unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, clientQueue) != nil {
 		_ = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, clientQueue)
 	}
@@ -189,6 +193,18 @@ func (c *tcpConn) pair() (*os.File, error) {
 	// keeps 32 bytes for itself.
 	_ = unix.SetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_SNDBUF, (maxClientRecord+32)/2)
 	return client, nil
+}
+
+// bindToAnyName gives a UNIX socket a name that no other has, chosen by the kernel.
+func bindToAnyName(fd int) (string, error) {
+	if err := unix.Bind(fd, &unix.SockaddrUnix{}); err != nil {
+		return "", fmt.Errorf("name the client's end: %w", err)
+	}
+	address, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", fmt.Errorf("name of the client's end: %w", err)
+	}
+	return address.(*unix.SockaddrUnix).Name, nil
 }
 
 // releaseTCP closes a connection, if that has not been done yet, between turns.
@@ -263,7 +279,7 @@ func (c *tcpConn) forward(w *worker) (more bool) {
 	buf := w.rx.record[:]
 	for range receivesPerTurn {
 		if !c.ready(w) {
-			if c.client.events&unix.EPOLLHUP != 0 {
+			if c.clientClosed() {
 				c.orphan(w)
 			}
 			return false
@@ -296,17 +312,35 @@ func (c *tcpConn) orphan(w *worker) {
 	_ = unix.SetsockoptInt(c.stream.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(orphanTimeout.Milliseconds()))
 }
 
+// clientClosed reports whether the client has closed its end. EPOLLHUP says that nothing passes any more in either direction,
+// which shutdown brings about as well. But the name of a socket that is closed is free.
+func (c *tcpConn) clientClosed() bool {
+	if c.client.events&unix.EPOLLHUP == 0 {
+		return false
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return true // rather than keep for ever what nobody uses
+	}
+	defer unix.Close(fd)
+	return unix.Bind(fd, &unix.SockaddrUnix{Name: c.name}) != unix.EADDRINUSE
+}
+
 // clientEnded is called when the client has closed its end, or will send no more.
 func (c *tcpConn) clientEnded(w *worker) {
-	if c.client.events&unix.EPOLLHUP == 0 {
-		// shutdown(SHUT_WR): the next data packet fails, as it does in the kernel.
-		_ = unix.Shutdown(c.stream.fd, unix.SHUT_WR)
+	if c.clientClosed() {
+		w.later(func() {
+			c.removePeer(peers.TransportDisconnect)
+			c.dev.sockets.releaseTCP(c)
+		})
 		return
 	}
-	w.later(func() {
-		c.removePeer(peers.TransportDisconnect)
-		c.dev.sockets.releaseTCP(c)
-	})
+	// The next data packet fails, as it does in the kernel, and the close raises another event.
+	how := unix.SHUT_WR
+	if c.client.events&unix.EPOLLHUP != 0 && !c.is(tcpDeaf) {
+		how = unix.SHUT_RDWR
+	}
+	_ = unix.Shutdown(c.stream.fd, how)
 }
 
 // removePeer removes the peer, if it has not been removed for another reason, between turns.

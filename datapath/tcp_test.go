@@ -396,16 +396,32 @@ func TestTCPClientCloseRemovesThePeer(t *testing.T) {
 	}
 }
 
+// The peer stays until the next packet, or until the client closes.
 func TestTCPClientShutdown(t *testing.T) {
-	for rule, tt := range map[string]struct {
-		how    int
-		reason peers.DelReason
+	for _, tt := range []struct {
+		rule  string
+		fin   bool // the other side has ended the connection before
+		how   int
+		close bool // rather than send a packet
 	}{
-		"of sending: the next packet fails": {unix.SHUT_WR, peers.TransportError},
-		"of both: the peer goes at once":    {unix.SHUT_RDWR, peers.TransportDisconnect},
+		{"of sending", false, unix.SHUT_WR, false},
+		{"of sending, then close", false, unix.SHUT_WR, true},
+		{"of both", false, unix.SHUT_RDWR, false},
+		{"of both, then close", false, unix.SHUT_RDWR, true},
+		{"of sending after the other side's", true, unix.SHUT_WR, false},
+		{"of sending after the other side's, then close", true, unix.SHUT_WR, true},
+		{"of both after the other side's", true, unix.SHUT_RDWR, false},
+		{"of both after the other side's, then close", true, unix.SHUT_RDWR, true},
 	} {
-		t.Run(rule, func(t *testing.T) {
+		t.Run(tt.rule, func(t *testing.T) {
 			e, client, raw, _ := tcpPeer(t)
+			if tt.fin {
+				raw.CloseWrite()
+				client.SetReadDeadline(time.Now().Add(5 * time.Second))
+				if _, err := client.Read(make([]byte, 100)); err != io.EOF {
+					t.Fatalf("client read: %v, want the end", err)
+				}
+			}
 			write(t, client, controlFrame)
 			if err := withFD(client, func(fd int) error { return unix.Shutdown(fd, tt.how) }); err != nil {
 				t.Fatal(err)
@@ -416,20 +432,51 @@ func TestTCPClientShutdown(t *testing.T) {
 			if _, err := raw.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("other side: %v, want the end", err)
 			}
-			if tt.how == unix.SHUT_WR {
-				if _, err := e.Peer(1); err != nil {
-					t.Errorf("peer before the next packet: %v", err)
-				}
+			if _, err := e.Peer(1); err != nil {
+				t.Errorf("peer before the next packet: %v", err)
+			}
+			if !tt.fin && tt.how == unix.SHUT_WR {
 				write(t, raw, controlFrame)
 				if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
 					t.Errorf("record received after = %x, want %x", got, controlFrame)
 				}
+			}
+			want := peers.TransportError
+			if tt.close {
+				want = peers.TransportDisconnect
+				client.Close()
+			} else {
 				e.send(t, udp4("10.8.0.1", "10.8.0.2", "x"))
 			}
-			if ev := e.event(t); ev.Reason != tt.reason {
-				t.Errorf("event = %+v, want %v", ev, tt.reason)
+			if ev := e.event(t); ev.Reason != want {
+				t.Errorf("event = %+v, want %v", ev, want)
 			}
+			client.Close()
+			noConnections(t, e.sockets)
 		})
+	}
+}
+
+// The other side ends the connection after the client has shut sending down: that is not the client's close.
+func TestTCPClientShutdownBeforeTheOtherSides(t *testing.T) {
+	e, client, raw, _ := tcpPeer(t)
+	if err := withFD(client, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("other side: %v, want the end", err)
+	}
+	write(t, raw, controlFrame)
+	raw.CloseWrite()
+	if got := readRecord(t, client); !bytes.Equal(got, controlFrame) {
+		t.Errorf("record = %x, want %x", got, controlFrame)
+	}
+	if _, err := client.Read(make([]byte, 100)); err != io.EOF {
+		t.Errorf("client read: %v, want the end", err)
+	}
+	e.send(t, udp4("10.8.0.1", "10.8.0.2", "x"))
+	if ev := e.event(t); ev.Reason != peers.TransportError {
+		t.Errorf("event = %+v, want transport-error", ev)
 	}
 }
 
