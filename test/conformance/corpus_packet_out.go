@@ -11,6 +11,12 @@ func emitOnly(name string, emissions ...script.Emission) script.Step {
 	return script.Step{Name: name, Action: script.Emit, Emissions: emissions}
 }
 
+// lost is a case of packets of which nothing arrives, with time for them to be dealt with.
+func (t *tunnel) lost(name string, emissions ...script.Emission) {
+	t.add(emitOnly(name, emissions...))
+	t.add(script.Step{Name: "a moment", Action: script.Pause, Number: 500})
+}
+
 // sentPackets are about what the interface is given.
 func sentPackets() []*tunnel {
 	var all []*tunnel
@@ -58,7 +64,7 @@ func sentPackets() []*tunnel {
 		t.out("to the other part", 1, t.routed(ip4(ourVPN, "10.77.0.127", 8)))
 		t.on("tun0", "KEY_DEL", keyDel, keyconf(u32(keyPeerID, 1), u32(keySlot, 0)))
 		t.quiet = true
-		t.add(emitOnly("without a key", t.routed(four), t.routed(six)))
+		t.lost("without a key", t.routed(four), t.routed(six))
 		t.counters()
 		t.install(1, 0, 3, usual)
 		t.out("with a key again", 2, t.routed(four), t.routed(six))
@@ -151,7 +157,7 @@ func states() []*tunnel {
 	t.in("up", 1, t.sealed(t.inner(8)))
 	t.add(script.Step{Name: "set tun0 down", Action: script.Down, On: "tun0"})
 	t.quiet = true
-	t.add(emitOnly("received while down", t.emission(t.sealed(t.inner(8))), t.emission(t.sealed(keepalive))))
+	t.lost("received while down", t.emission(t.sealed(t.inner(8))), t.emission(t.sealed(keepalive)))
 	t.upwardQuietly("a control packet while down", []byte{0x38, 1, 2, 3, 4})
 	t.counters()
 	t.add(script.Step{Name: "set tun0 up", Action: script.Up, On: "tun0"})
@@ -180,7 +186,7 @@ func states() []*tunnel {
 	m.out("sent without", 1, m.routed(ip4(ourVPN, m.destination, 8)))
 	m.on("tun0", "a remote that can't be reached", peerSet, peer(u32(peerID, 1), addr(peerRemote4, "203.0.113.10"), be16(peerPort, 7001)))
 	m.quiet = true
-	m.add(emitOnly("sent there", m.routed(ip4(ourVPN, m.destination, 8)), m.routed(ip4(ourVPN, m.destination, 8))))
+	m.lost("sent there", m.routed(ip4(ourVPN, m.destination, 8)), m.routed(ip4(ourVPN, m.destination, 8)))
 	m.counters()
 	m.on("tun0", "the remote as it was", peerSet, peer(u32(peerID, 1), addr(peerRemote4, "127.0.0.2"), be16(peerPort, 7001)))
 	m.out("sent again", 1, m.routed(ip4(ourVPN, m.destination, 8)))
