@@ -25,6 +25,9 @@ type Echo struct {
 	Duration time.Duration
 }
 
+// echoPatience is how long the first round trip is waited for beyond the duration.
+const echoPatience = 3 * time.Second
+
 // EchoResult is what the round trips took.
 type EchoResult struct {
 	Median, P99 time.Duration
@@ -81,7 +84,8 @@ func (e Echo) ask(ctx context.Context, fd int) (EchoResult, error) {
 	request, answer := make([]byte, e.Size-ipUDPHeaders), make([]byte, e.Size)
 	times := make([]time.Duration, 0, 1<<16)
 	// Those of the first tenth find caches and routes cold.
-	for start := time.Now(); time.Since(start) < e.Duration; {
+	start := time.Now()
+	for time.Since(start) < e.Duration || len(times) == 0 && time.Since(start) < e.Duration+echoPatience {
 		if err := ctx.Err(); err != nil {
 			return r, context.Cause(ctx)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"ovpn-go/bench/benchtest"
 	"ovpn-go/bench/report"
 )
 
@@ -144,4 +145,22 @@ func leftSockets(t *testing.T) {
 func TestBenchInterrupted(t *testing.T) {
 	interrupt(t, benchCommand(t, "--quick", "--rounds", "2", "--duration", "1h"), "wireguard-go:", 10)
 	leftSockets(t)
+}
+
+// TestCPUProfile: exec leaves a profile in pprof's format, which is compressed with gzip.
+func TestCPUProfile(t *testing.T) {
+	t.Parallel()
+	benchtest.Root(t)
+	binary, err := plainBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "cpu.pprof")
+	if out, err := exec.Command(binary, "exec", "--cpu-profile", path, "--", "true").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || !bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
 }

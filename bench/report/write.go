@@ -55,12 +55,16 @@ func printCase(w io.Writer, c Case) {
 		if len(result.Samples) == 0 {
 			continue
 		}
+		s := Summarize(result.Values())
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s to %s", c.ID, result.Contender, c.Metric.Format(s.Median),
+			c.Metric.Format(s.Min), c.Metric.Format(s.Max))
 		if first == "" {
 			first = result.Contender
+		} else {
+			r := Summarize(c.Ratios(result.Contender, first))
+			fmt.Fprintf(w, "\t%.2f (%.2f to %.2f) times %s", r.Median, r.Min, r.Max, first)
 		}
-		s := Summarize(result.Values())
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s to %s\t%.2f times %s\n", c.ID, result.Contender, c.Metric.Format(s.Median),
-			c.Metric.Format(s.Min), c.Metric.Format(s.Max), Summarize(c.Ratios(result.Contender, first)).Median, first)
+		fmt.Fprintln(w)
 	}
 }
 
