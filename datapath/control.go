@@ -256,7 +256,9 @@ func (d *Device) Peer(id uint32) (info PeerInfo, err error) {
 }
 
 // Peers describes all peers in the order in which the kernel lists them. It is empty when the device is gone.
-func (d *Device) Peers() (infos []PeerInfo) {
+func (d *Device) Peers() []PeerInfo {
+	// Room for thousands of peers takes longer to make than to fill, and packets need not wait for it.
+	infos := make([]PeerInfo, 0, d.table.Len())
 	_ = d.do(func() {
 		for _, p := range d.table.All() {
 			infos = append(infos, describe(p))
