@@ -141,6 +141,9 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 	}
 	replaced, err := d.table.Add(p)
 	if err != nil {
+		if tr.tcp != nil && !tr.adopted {
+			tr.tcp.unpoll() // what arrives is the client's, which is about to have the connection again
+		}
 		return err
 	}
 	if tr.tcp != nil {

@@ -225,8 +225,8 @@ func (c *tcpConn) closeDescriptors() {
 	if !c.is(tcpRestoring) { // the client closes it
 		c.dontLinger()
 	}
+	c.unpoll()
 	for _, src := range []*source{&c.stream, &c.client} {
-		src.unpoll()
 		if src.fd >= 0 {
 			unix.Close(src.fd)
 			src.fd = -1
@@ -271,6 +271,12 @@ func (c *tcpConn) start(w *worker) error {
 	c.worker = w
 	c.dev.conns[c] = struct{}{}
 	return nil
+}
+
+// unpoll has the worker let go of both ends, between turns.
+func (c *tcpConn) unpoll() {
+	c.stream.unpoll()
+	c.client.unpoll()
 }
 
 // forward takes the client's records to the connection. While that has not taken the last write they wait in the

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -800,14 +801,36 @@ func TestTCPFailedNewPeerPutsTheDescriptorBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
+	write(t, raw, []byte("early"))
+	unread := func() int {
+		n, err := unix.IoctlGetInt(int(file.Fd()), unix.SIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for unread() < len("early") {
+		runtime.Gosched()
+	}
 	var placed []*os.File
 	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.3"), Socket: file,
-		Substitute: func(_ uint64, f *os.File) error { placed = append(placed, f); return nil }})
+		Substitute: func(_ uint64, f *os.File) error {
+			if placed = append(placed, f); f == file {
+				// It takes its time, in which a worker may do what it must not.
+				for start := time.Now(); unread() > 0 && time.Since(start) < 100*time.Millisecond; {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			return nil
+		}})
 	if !errors.Is(err, peers.ErrIDInUse) {
 		t.Fatalf("error = %v, want ErrIDInUse", err)
 	}
 	if len(placed) != 2 || placed[1] != file {
 		t.Errorf("descriptors put in place: %v, want the pair's end and then the client's own again", placed)
+	}
+	if n := unread(); n != len("early") {
+		t.Errorf("%d bytes that came before are left to the client, want %d", n, len("early"))
 	}
 	write(t, second, []byte("plain"))
 	buf := make([]byte, 5)
