@@ -25,9 +25,10 @@ const (
 	// fragmentsSeconds is for how long fragments that came from a peer tell about the way to it: the kernel's
 	// default for what it learned of a path (net.ipv4.route.mtu_expires).
 	fragmentsSeconds = 600
-	// No smaller fragments are believed: hosts need not be able to put smaller ones together (RFC 1122 section
-	// 3.3.2), and for IPv6 there are none but the last (RFC 8200 section 5).
-	minFragment4, minFragment6 = 576, 1280
+	// No path is taken to be narrower, whatever its MTU, ICMP or fragments say: it is then left to fragmentation,
+	// rather than that TCP connections get segments of a few bytes. Every host can put so much together (RFC 1122
+	// section 3.3.2), and every IPv6 link takes as much (RFC 8200 section 5).
+	minPath4, minPath6 = 576, 1280
 )
 
 // Fit is what a device does about inner packets that are too long to reach a peer in one piece. Those packets
@@ -100,11 +101,7 @@ func (p *path) measuredIn(second int64) bool { return p.due.Load() == second+pat
 func (p *path) cameInFragments(size int, fit Fit, now int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	smallest := minFragment4
-	if p.v6 {
-		smallest = minFragment6
-	}
-	if size = max(size, smallest); p.fragment != 0 && size > p.fragment && now < p.forgotten {
+	if p.fragment != 0 && size > p.fragment && now < p.forgotten {
 		return
 	}
 	p.forgotten = now + fragmentsSeconds
@@ -130,11 +127,12 @@ func (p *path) settle(fit Fit) {
 	if p.fragment != 0 {
 		mtu = min(mtu, p.fragment)
 	}
-	outer := ipv4Header + udpHeader + crypto.Overhead
+	smallest, outer := minPath4, ipv4Header+udpHeader+crypto.Overhead
 	if p.v6 {
-		outer = ipv6Header + udpHeader + crypto.Overhead
+		smallest, outer = minPath6, ipv6Header+udpHeader+crypto.Overhead
 	}
-	p.whole.Store(uint32(max(min(mtu, 65535)-outer, 1)))
+	mtu = min(max(mtu, smallest), 65535)
+	p.whole.Store(uint32(mtu - outer))
 	switch {
 	case fit.MSS == MSSOff:
 		p.mss4.Store(0)
@@ -145,9 +143,9 @@ func (p *path) settle(fit Fit) {
 	case mtu > pppoeMTU && mtu <= ethernetMTU:
 		mtu = pppoeMTU
 	}
-	inner := min(mtu, 65535) - outer
-	p.mss4.Store(uint32(max(inner-ipv4Header-tcpHeader, 1)))
-	p.mss6.Store(uint32(max(inner-ipv6Header-tcpHeader, 1)))
+	inner := mtu - outer
+	p.mss4.Store(uint32(inner - ipv4Header - tcpHeader))
+	p.mss6.Store(uint32(inner - ipv6Header - tcpHeader))
 }
 
 // pathProbe asks the routes of a client's socket for the MTU towards an address, with sockets that are connected
