@@ -3,7 +3,6 @@ package tun
 import (
 	"encoding/binary"
 	"errors"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -168,23 +167,6 @@ func (s *Splitter) sumHeaders(partial bool, protocol uint8) {
 		binary.BigEndian.PutUint16(h[ip4Check:], 0)
 		s.ipSum = sum(h[:s.transport])
 	}
-}
-
-// Version returns the IP version that the frame's packets claim in their first nibble. It may be any
-// number up to 15 and is valid after a Reset without error, until the first Next.
-func (s *Splitter) Version() int { return ipVersion(s.packet) }
-
-// Destination returns the destination address in the IP header, the same for all packets of the
-// frame, or the zero Addr if the packet is not IPv4 or IPv6 or too short for its header. It is valid
-// after a Reset without error, until the first Next.
-func (s *Splitter) Destination() netip.Addr {
-	switch p := s.packet; {
-	case ipVersion(p) == 4 && len(p) >= ip4HeaderLen:
-		return netip.AddrFrom4([4]byte(p[ip4Destination:]))
-	case ipVersion(p) == 6 && len(p) >= ip6HeaderLen:
-		return netip.AddrFrom16([16]byte(p[ip6Destination:]))
-	}
-	return netip.Addr{}
 }
 
 // Packets returns the number of packets that Next has still to deliver.

@@ -249,34 +249,6 @@ func TestSplitOrdinaryPackets(t *testing.T) {
 	})
 }
 
-func TestSplitterAccessors(t *testing.T) {
-	for _, row := range []struct {
-		rule        string
-		packet      []byte
-		version     int
-		destination netip.Addr
-	}{
-		{"IPv4", tuntest.UDP4("10.8.0.2:1", "10.8.0.1:2", nil), 4, server4},
-		{"IPv6", tuntest.UDP6("[fd00:8::2]:1", "[fd00:8::1]:2", nil), 6, server6},
-		{"short IPv4", bytes.Repeat([]byte{0x45}, 19), 4, netip.Addr{}},
-		{"short IPv6", bytes.Repeat([]byte{0x60}, 39), 6, netip.Addr{}},
-		{"neither", []byte{0x10}, 1, netip.Addr{}},
-	} {
-		t.Run(row.rule, func(t *testing.T) {
-			var s tun.Splitter
-			if err := s.Reset(tuntest.Frame(row.packet)); err != nil {
-				t.Fatal(err)
-			}
-			if got := s.Version(); got != row.version {
-				t.Errorf("Version = %d, want %d", got, row.version)
-			}
-			if got := s.Destination(); got != row.destination {
-				t.Errorf("Destination = %v, want %v", got, row.destination)
-			}
-		})
-	}
-}
-
 func TestSplitRefusesMalformedFrames(t *testing.T) {
 	ip4 := tuntest.IP{Src: client4, Dst: server4}
 	ip6 := tuntest.IP{Src: client6, Dst: server6}
@@ -427,7 +399,7 @@ func TestSplitDoesNotAllocate(t *testing.T) {
 		var s tun.Splitter
 		n := testing.AllocsPerRun(100, func() {
 			copy(frame, head)
-			if s.Reset(frame) != nil || !s.Destination().IsValid() {
+			if s.Reset(frame) != nil {
 				t.Fatal(name, "is malformed")
 			}
 			for ok := true; ok; {
@@ -451,7 +423,7 @@ func ExampleSplitter() {
 	if err := s.Reset(frame); err != nil {
 		fmt.Println(err)
 	}
-	fmt.Println(s.Packets(), "packets to", s.Destination())
+	fmt.Println(s.Packets(), "packets")
 	for {
 		packet, ok := s.Next()
 		if !ok {
@@ -460,7 +432,7 @@ func ExampleSplitter() {
 		fmt.Println(len(packet), "bytes to seal")
 	}
 	// Output:
-	// 3 packets to 10.8.0.1
+	// 3 packets
 	// 1028 bytes to seal
 	// 1028 bytes to seal
 	// 528 bytes to seal
