@@ -149,9 +149,6 @@ func (s *session) replaceIn(threads table, inode uint64, fd int) (err error) {
 			}
 			break
 		}
-		if err = s.ownFilter(threads[0]); err != nil {
-			return err
-		}
 		covered := func() bool { tid, _ := waiting(); return tid != 0 }
 		tid := interruptible(threads, attempt)
 		if err = s.inject(tid, covered, replace(tid)); err == nil {
@@ -251,19 +248,19 @@ func (s *session) ownFilter(tid int) error {
 }
 
 // expectInjected announces that a thread's next notification is one of a system call that we have it make, and returns
-// where its id will be.
-func (s *session) expectInjected(tid int) <-chan uint64 {
-	ids := make(chan uint64, 1)
+// where its id will be. forget takes the announcement back, but not one that another caller has made since.
+func (s *session) expectInjected(tid int) (ids <-chan uint64, forget func()) {
+	own := make(chan uint64, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.injected[tid] = ids
-	return ids
-}
-
-func (s *session) forgetInjected(tid int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.injected, tid)
+	s.injected[tid] = own
+	return own, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.injected[tid] == own {
+			delete(s.injected, tid)
+		}
+	}
 }
 
 // isInjected passes a notification on to who has provoked it, and reports whether somebody has.

@@ -30,6 +30,7 @@ import (
 // Reasons why a thread is left alone.
 var (
 	errTraced    = errors.New("the thread is traced by another program, or may not be traced")
+	errOtherArch = errors.New("the thread makes system calls of another architecture")
 	errOwnFilter = errors.New("the process has a seccomp filter of its own")
 	errBusy      = errors.New("the thread made no system call in time")
 	errEnded     = errors.New("the thread has ended")
@@ -37,28 +38,35 @@ var (
 	errCovered   = errors.New("a thread of the process waits for an answer of ours")
 )
 
-// patience is how long a thread may take to come to its next system call.
+// patience is how long a thread may take, once it is interrupted, to come to its next system call.
 const patience = time.Second
 
 // tracee is a thread that the calling OS thread traces.
 type tracee struct {
-	tid     int
-	stopped bool // it has been seen to stop since it was last let run
+	tid      int
+	stopped  bool      // it has been seen to stop since it was last let run
+	deadline time.Time // when patience ends
 }
 
 // inject has a thread make a notified system call, runs fn with the notification's id and lets the thread go on. It gives
 // up with errCovered when covered says so: a thread that waits for an answer of ours can't be interrupted.
 func (s *session) inject(tid int, covered func() bool, fn func(id uint64) error) error {
 	return onOwnThread(func() error {
-		t, err := interrupt(tid, covered)
+		t, err := seize(tid)
 		if err != nil {
+			return err
+		}
+		if err := s.ownFilter(tid); err != nil {
+			return err
+		}
+		if err := t.interrupt(covered); err != nil {
 			return err
 		}
 		if err := t.toSystemCall(covered); err != nil {
 			return err
 		}
-		ids := s.expectInjected(tid)
-		defer s.forgetInjected(tid)
+		ids, forget := s.expectInjected(tid)
+		defer forget()
 		return t.instead(func() error {
 			for wait := poller(); ; wait() {
 				select {
@@ -78,16 +86,19 @@ func (s *session) inject(tid int, covered func() bool, fn func(id uint64) error)
 // bounce interrupts a thread, so that a system call that it is blocked in starts again.
 func bounce(tid int, covered func() bool) error {
 	return onOwnThread(func() error {
-		t, err := interrupt(tid, covered)
+		t, err := seize(tid)
 		if err != nil {
+			return err
+		}
+		if err := t.interrupt(covered); err != nil {
 			return err
 		}
 		return os.NewSyscallError("ptrace PTRACE_DETACH", unix.PtraceDetach(t.tid))
 	})
 }
 
-// interrupt begins to trace a thread and stops it.
-func interrupt(tid int, covered func() bool) (*tracee, error) {
+// seize begins to trace a thread, which goes on running. From here on its id is not used again.
+func seize(tid int) (*tracee, error) {
 	switch err := unix.PtraceSeize(tid); err {
 	case nil:
 	case unix.EPERM:
@@ -97,26 +108,30 @@ func interrupt(tid int, covered func() bool) (*tracee, error) {
 	default:
 		return nil, os.NewSyscallError("ptrace PTRACE_SEIZE", err)
 	}
-	t := &tracee{tid: tid}
-	if err := unix.PtraceInterrupt(tid); err != nil {
-		return nil, t.lost(err)
+	return &tracee{tid: tid, deadline: time.Now().Add(patience)}, nil
+}
+
+// interrupt stops the thread.
+func (t *tracee) interrupt(covered func() bool) error {
+	if err := unix.PtraceInterrupt(t.tid); err != nil {
+		return t.lost(err)
 	}
 	status, err := t.wait(covered)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := unix.PtraceSetOptions(tid, unix.PTRACE_O_TRACESYSGOOD); err != nil {
-		return nil, t.lost(err)
+	if err := unix.PtraceSetOptions(t.tid, unix.PTRACE_O_TRACESYSGOOD); err != nil {
+		return t.lost(err)
 	}
 	for !isTrap(status) { // signals that came first
 		if err := t.resume(status); err != nil {
-			return nil, err
+			return err
 		}
 		if status, err = t.wait(covered); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return t, t.restartInterrupted()
+	return t.restartInterrupted()
 }
 
 // isTrap says whether a stop is the one that we asked for, or a group stop, and not the delivery of a signal.
@@ -127,7 +142,7 @@ func isSystemCall(status unix.WaitStatus) bool {
 	return status.Stopped() && status.StopSignal() == unix.SIGTRAP|0x80
 }
 
-// toSystemCall lets the thread run until it is about to make a system call of our own architecture.
+// toSystemCall lets the thread run until it is about to make a system call.
 func (t *tracee) toSystemCall(covered func() bool) error {
 	for {
 		if err := t.resume(0); err != nil {
@@ -198,7 +213,6 @@ func (t *tracee) instead(during func() error) error {
 
 // wait waits for the thread to stop.
 func (t *tracee) wait(covered func() bool) (unix.WaitStatus, error) {
-	deadline := time.Now().Add(patience)
 	for wait := poller(); ; wait() {
 		status, err := t.poll()
 		switch {
@@ -206,7 +220,7 @@ func (t *tracee) wait(covered func() bool) (unix.WaitStatus, error) {
 			return status, err
 		case covered():
 			return running, errCovered
-		case time.Now().After(deadline):
+		case time.Now().After(t.deadline):
 			return running, errBusy
 		}
 	}
@@ -261,7 +275,7 @@ func blockedOn(tid int, numbers map[int]bool) bool {
 	}
 	fields := strings.Fields(string(text)) // "running", or the call's number and its arguments
 	if len(fields) < 2 {
-		return false
+		return len(fields) == 1 // it may be about to block
 	}
 	nr, err := strconv.Atoi(fields[0])
 	if err != nil {

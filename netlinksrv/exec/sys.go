@@ -170,8 +170,8 @@ func setSignalMask(tid int, mask uint64) error {
 	return ptrace(unix.PTRACE_SETSIGMASK, tid, unsafe.Sizeof(mask), unsafe.Pointer(&mask))
 }
 
-// beginsSystemCall says whether the thread, stopped at a system call, is at the beginning of one of our own
-// architecture.
+// beginsSystemCall says whether the thread, stopped at a system call, is at the beginning of it. It must be one of our own
+// architecture, or the error is errOtherArch.
 func (t *tracee) beginsSystemCall() (bool, error) {
 	const entry = 1   // PTRACE_SYSCALL_INFO_ENTRY
 	var info struct { // the beginning of struct ptrace_syscall_info
@@ -179,8 +179,13 @@ func (t *tracee) beginsSystemCall() (bool, error) {
 		_    [3]uint8
 		arch uint32
 	}
-	err := ptrace(unix.PTRACE_GET_SYSCALL_INFO, t.tid, unsafe.Sizeof(info), unsafe.Pointer(&info))
-	return info.op == entry && info.arch == auditArch, t.lost(err)
+	if err := ptrace(unix.PTRACE_GET_SYSCALL_INFO, t.tid, unsafe.Sizeof(info), unsafe.Pointer(&info)); err != nil {
+		return false, t.lost(err)
+	}
+	if info.arch != auditArch {
+		return false, errOtherArch
+	}
+	return info.op == entry, nil
 }
 
 // sharesDescriptors says whether two threads have one descriptor table. Where the kernel does not tell they are taken to.
