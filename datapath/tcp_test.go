@@ -727,7 +727,7 @@ func TestTCPPeerThatStopsReading(t *testing.T) {
 	stuck, _ := connected(t)
 	good, raw := connected(t)
 	vpn1, vpn2 := netip.MustParseAddr("10.8.0.2"), netip.MustParseAddr("10.8.0.3")
-	e.addTCP(t, PeerConfig{ID: 1, TxID: 1, VPN4: vpn1}, own, stuck)
+	stuckClient := e.addTCP(t, PeerConfig{ID: 1, TxID: 1, VPN4: vpn1}, own, stuck)
 	e.addTCP(t, PeerConfig{ID: 2, TxID: 2, VPN4: vpn2}, own, good)
 	packet := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, 1400)))
 	deadline := time.Now().Add(30 * time.Second)
@@ -739,14 +739,42 @@ func TestTCPPeerThatStopsReading(t *testing.T) {
 			e.send(t, packet)
 		}
 	}
-	e.send(t, udp4("10.8.0.1", "10.8.0.3", "for the other"))
-	readFrame(t, raw)
+	// The other peer's transfer is complete, and neither slow nor mixed up, while the stuck one has more to send.
+	const transfer = 500
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		raw.SetReadDeadline(time.Now().Add(30 * time.Second))
+		want := framePrefix + crypto.Overhead + len(packet)
+		if n, err := io.CopyN(io.Discard, raw, int64(transfer*want)); err != nil {
+			t.Errorf("%d bytes of the other peer's arrived, want %d: %v", n, transfer*want, err)
+		}
+	}()
+	forTheOther := udp4("10.8.0.1", "10.8.0.3", string(make([]byte, 1400)))
+	for range transfer {
+		e.send(t, packet)
+		e.send(t, forTheOther)
+	}
+	<-done
 	if infos := e.Peers(); len(infos) != 2 {
 		t.Errorf("%d peers, want 2: being slow is no error", len(infos))
 	}
+	// What the stuck client writes waits in its own socket, and then its writes do.
+	written := 0
+	for err := error(nil); err == nil; {
+		var n int
+		if err = withFD(stuckClient, func(fd int) (err error) { n, err = unix.Write(fd, controlFrame); return err }); err == nil {
+			written += n
+		} else if err != unix.EAGAIN {
+			t.Errorf("the stuck client's write: %v, want EAGAIN", err)
+		}
+		if written > 2*maxClientRecord {
+			t.Fatalf("the stuck client could write %d bytes", written)
+		}
+	}
 	if err := e.do(func() {
 		for _, p := range e.table.All() {
-			if n := len(transportOf(p).tcp.out); n > maxUDPPayload {
+			if n := cap(transportOf(p).tcp.out); n > 2*maxUDPPayload {
 				t.Errorf("%d bytes kept for a peer that does not read", n)
 			}
 		}
