@@ -3,7 +3,9 @@ package datapath
 import (
 	"encoding/binary"
 	"log/slog"
+	"math"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -128,6 +130,58 @@ func TestTransmitDoesNotAllocate(t *testing.T) {
 	st := s.dev.Stats()
 	if st.TxPackets != 101*stageSegments || len(st.Drops) != 0 {
 		t.Errorf("stats = %+v, want %d packets and no drops", st, 101*stageSegments)
+	}
+}
+
+// The ways out that are taken where batches of datagrams can't be, or where packets are too long.
+func TestOtherWaysOutDoNotAllocate(t *testing.T) {
+	for _, row := range []struct {
+		way    string
+		change func(t *testing.T, s *stage, tr *transport)
+	}{
+		{"one by one", func(_ *testing.T, s *stage, _ *transport) { s.dev.gso = GSOOff }},
+		{"with hints", func(_ *testing.T, s *stage, tr *transport) { tr.path.whole.Store(stageMSS) }},
+		{"TCP", func(t *testing.T, s *stage, tr *transport) {
+			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var reader sync.WaitGroup
+			reader.Go(func() {
+				for buf := make([]byte, 1<<20); ; {
+					if n, err := unix.Read(fds[1], buf); n == 0 || err != nil && err != unix.EINTR {
+						return
+					}
+				}
+			})
+			t.Cleanup(func() {
+				unix.Close(fds[0])
+				reader.Wait()
+				unix.Close(fds[1])
+			})
+			tr.udp, tr.tcp = nil, &tcpConn{dev: s.dev, worker: s.worker, stream: source{fd: fds[0]}, client: source{fd: -1}}
+			tr.tcp.become(tcpPlain, tcpCarrying)
+		}},
+	} {
+		t.Run(row.way, func(t *testing.T) {
+			s := newStage(t)
+			tr := transportOf(s.dev.table.Sole())
+			tr.path.due.Store(math.MaxInt64) // the route is not looked up for each packet
+			row.change(t, s, tr)
+			frame, work := superFrame(), superFrame()
+			frame[tun.VnetHdrLen+6] = 0x40 // DF
+			if n := testing.AllocsPerRun(100, func() {
+				copy(work, frame)
+				s.tx.transmit(work)
+				s.tx.flush()
+				s.tx.hints.sent = 0
+			}); n != 0 {
+				t.Errorf("%v allocations per super-frame, want 0", n)
+			}
+			if drops := s.dev.Stats().Drops; len(drops) != 0 && tr.tcp == nil {
+				t.Errorf("drops = %v, want none", drops)
+			}
+		})
 	}
 }
 
