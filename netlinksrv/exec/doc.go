@@ -37,7 +37,7 @@
 // Linux 5.9 or later (SECCOMP_IOCTL_NOTIF_ADDFD); 5.19 for clients whose threads are hit by many
 // signals (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV). The client can't install a notification
 // listener of its own. Requests through io_uring and from programs of another architecture pass
-// by, and so do those on a duplicate of a route socket below the window. A route socket that only
-// listens to link notifications sees our links as the TUN interfaces they are. It is a
-// compatibility layer, not a sandbox: a client that wants to escape it can.
+// by, and so do those on a duplicate of a route socket below the window. A route socket that wants to
+// know the group or the namespace of each message sees our links as the TUN interfaces they are
+// (membership.go). It is a compatibility layer, not a sandbox: a client that wants to escape it can.
 package exec
