@@ -174,7 +174,7 @@ func (l *Launcher) Start(c Command) (*Process, error) {
 
 func enterAndStart(ns *netns.NS, cmd *exec.Cmd) error {
 	// The launcher's thread stays in the namespace until the next start moves it on.
-	err := control(ns.File(), func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
+	err := netns.Control(ns.File(), func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
 	if err != nil {
 		return fmt.Errorf("enter network namespace: %w", err)
 	}

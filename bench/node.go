@@ -26,7 +26,7 @@ type Node struct {
 }
 
 func (n *Node) open() error {
-	err := control(n.NS.File(), func(fd int) (err error) {
+	err := netns.Control(n.NS.File(), func(fd int) (err error) {
 		n.handle, err = netlink.NewHandleAt(vnetns.NsHandle(fd), unix.NETLINK_ROUTE)
 		return err
 	})
@@ -227,7 +227,7 @@ func (n *Node) RenameLink(link, name string) error {
 // MoveLink moves an interface to another node.
 func (n *Node) MoveLink(link string, to *Node) error {
 	return n.withLink("move", link, func(l netlink.Link) error {
-		return control(to.NS.File(), func(fd int) error { return n.handle.LinkSetNsFd(l, fd) })
+		return netns.Control(to.NS.File(), func(fd int) error { return n.handle.LinkSetNsFd(l, fd) })
 	})
 }
 
@@ -244,17 +244,4 @@ func (n *Node) withLink(what, name string, fn func(netlink.Link) error) error {
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// control runs fn with a file's descriptor number; unlike os.File.Fd it leaves the file's mode alone.
-func control(file *os.File, fn func(fd int) error) error {
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
 }

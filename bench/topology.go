@@ -59,7 +59,7 @@ func (t *Topology) Connect(a, b End) error {
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName = b.Name
 	pair.PeerMTU = LinkMTU
-	err := control(b.Node.NS.File(), func(fd int) error {
+	err := netns.Control(b.Node.NS.File(), func(fd int) error {
 		pair.PeerNamespace = netlink.NsFd(fd)
 		return a.Node.handle.LinkAdd(pair)
 	})

@@ -46,7 +46,7 @@ type connection struct {
 // those of shareUDP, and errFiltered.
 func connectUDP(client *os.File, n int) (out []int, conn *connection, info udpInfo, err error) {
 	conn = &connection{raw: source{fd: -1}, front: source{fd: -1}}
-	err = withFD(client, func(fd int) error {
+	err = netns.Control(client, func(fd int) error {
 		c, err := inspectUDP(fd)
 		if err != nil {
 			return err

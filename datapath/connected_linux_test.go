@@ -259,7 +259,7 @@ func TestHideDataKeepsTheClientsFilter(t *testing.T) {
 		conn.close()
 	}
 	send := func(payload []byte) {
-		if err := withFD(peer, func(fd int) error {
+		if err := netns.Control(peer, func(fd int) error {
 			return unix.Sendto(fd, payload, 0, sockaddr(unix.AF_INET, netip.MustParseAddrPort("127.0.0.1:1195")))
 		}); err != nil {
 			t.Fatal(err)
@@ -273,7 +273,7 @@ func TestHideDataKeepsTheClientsFilter(t *testing.T) {
 				packet[0] = opcode << 3
 			}
 			send(packet)
-			err := withFD(client, func(fd int) error {
+			err := netns.Control(client, func(fd int) error {
 				_, _, err := unix.Recvfrom(fd, make([]byte, 100), unix.MSG_DONTWAIT)
 				return err
 			})

@@ -54,7 +54,7 @@ func assistGRO(client *os.File, info udpInfo) (g *groAssist, err error) {
 	}
 	defer ns.Close()
 	g = &groAssist{port: info.LocalPort, raw4: -1, raw6: -1}
-	err = withFD(client, func(fd int) error {
+	err = netns.Control(client, func(fd int) error {
 		c, err := inspectUDP(fd)
 		if err != nil {
 			return err

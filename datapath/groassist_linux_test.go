@@ -80,7 +80,7 @@ func sendBurst(t testing.TB, sock *os.File, to netip.AddrPort, count int, first,
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	if err := withFD(sock, func(fd int) error {
+	if err := netns.Control(sock, func(fd int) error {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, size); err != nil {
 			return err
 		}

@@ -145,7 +145,7 @@ func TestListenerReportsAnOverrun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	if err := withFD(l.file, func(fd int) error {
+	if err := netns.Control(l.file, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
 	}); err != nil {
 		t.Fatal(err)

@@ -61,7 +61,7 @@ type udpInfo struct {
 // The errors are errConnected, errProtocol and errShared, and others that wrap a unix.Errno. After an error
 // the client's socket is as it was, but for a port it may have got.
 func shareUDP(client *os.File, n int) (fds []int, info udpInfo, err error) {
-	err = withFD(client, func(fd int) error {
+	err = netns.Control(client, func(fd int) error {
 		c, err := inspectUDP(fd)
 		if err != nil {
 			return err
@@ -395,7 +395,7 @@ func attachSelector(fd int, prog *unix.SockFprog) error {
 
 // socketCookie returns the number that identifies a socket for as long as the system runs.
 func socketCookie(file *os.File) (cookie uint64, err error) {
-	err = withFD(file, func(fd int) error {
+	err = netns.Control(file, func(fd int) error {
 		cookie, err = cookieOf(fd)
 		return err
 	})
@@ -404,7 +404,7 @@ func socketCookie(file *os.File) (cookie uint64, err error) {
 
 // inodeOf returns the number by which a process's descriptors show a socket.
 func inodeOf(file *os.File) (inode uint64, err error) {
-	err = withFD(file, func(fd int) error {
+	err = netns.Control(file, func(fd int) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return fmt.Errorf("inode of socket: %w", err)
@@ -421,17 +421,4 @@ func cookieOf(fd int) (uint64, error) {
 		return 0, fmt.Errorf("cookie of socket: %w", err)
 	}
 	return cookie, nil
-}
-
-// withFD runs fn with the file's descriptor and leaves the file's mode alone, which os.File.Fd would not.
-func withFD(file *os.File, fn func(fd int) error) error {
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
 }

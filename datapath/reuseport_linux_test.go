@@ -74,7 +74,7 @@ func sendUDP(t testing.TB, ns *netns.NS, to netip.AddrPort, payload []byte) {
 	}
 	s := udpSocketIn(t, ns, family, func(int) error { return nil })
 	defer s.Close()
-	if err := withFD(s, func(fd int) error { return unix.Sendto(fd, payload, 0, sockaddr(family, to)) }); err != nil {
+	if err := netns.Control(s, func(fd int) error { return unix.Sendto(fd, payload, 0, sockaddr(family, to)) }); err != nil {
 		t.Fatalf("send to %v: %v", to, err)
 	}
 }
@@ -125,7 +125,7 @@ func arrival(t testing.TB, fds ...int) (index int, payload []byte) {
 
 func rawFD(t testing.TB, f *os.File) (fd int) {
 	t.Helper()
-	if err := withFD(f, func(n int) error { fd = n; return nil }); err != nil {
+	if err := netns.Control(f, func(n int) error { fd = n; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return fd
@@ -373,7 +373,7 @@ func TestShareUDPReceivesBursts(t *testing.T) {
 	sender := udpSocketIn(t, b, unix.AF_INET, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, size)
 	})
-	if err := withFD(sender, func(fd int) error {
+	if err := netns.Control(sender, func(fd int) error {
 		return unix.Sendto(fd, burst, 0, sockaddr(unix.AF_INET, netip.MustParseAddrPort("198.51.100.1:1194")))
 	}); err != nil {
 		t.Fatal(err)

@@ -79,7 +79,7 @@ func NewRoutes(ns *netns.NS, log *slog.Logger) (*Routes, error) {
 		return nil, fmt.Errorf("follow routes: %w", err)
 	}
 	// Since Linux 5.3; before there were no nexthop objects.
-	_ = withFD(r.listener.file, func(fd int) error {
+	_ = netns.Control(r.listener.file, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_NEXTHOP)
 	})
 	switch err := r.read(); {

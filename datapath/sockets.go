@@ -29,7 +29,7 @@ func attachError(errno unix.Errno, cause error) *AttachError {
 // SocketProtocol returns the IP protocol number of a socket: 17 for UDP, 6 for TCP. The error is
 // ENOTSOCK when the file is no socket.
 func SocketProtocol(file *os.File) (proto int, err error) {
-	err = withFD(file, func(fd int) (err error) {
+	err = netns.Control(file, func(fd int) (err error) {
 		proto, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 		return err
 	})

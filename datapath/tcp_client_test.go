@@ -11,6 +11,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
 )
 
 func TestTCPClientCloseRemovesThePeer(t *testing.T) {
@@ -56,7 +57,7 @@ func TestTCPClientShutdown(t *testing.T) {
 				}
 			}
 			write(t, client, controlFrame)
-			if err := withFD(client, func(fd int) error { return unix.Shutdown(fd, tt.how) }); err != nil {
+			if err := netns.Control(client, func(fd int) error { return unix.Shutdown(fd, tt.how) }); err != nil {
 				t.Fatal(err)
 			}
 			if got := readFrame(t, raw); !bytes.Equal(got, controlFrame) {
@@ -93,7 +94,7 @@ func TestTCPClientShutdown(t *testing.T) {
 // The other side ends the connection after the client has shut sending down: that is not the client's close.
 func TestTCPClientShutdownBeforeTheOtherSides(t *testing.T) {
 	e, client, raw, _ := tcpPeer(t)
-	if err := withFD(client, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }); err != nil {
+	if err := netns.Control(client, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := raw.Read(make([]byte, 1)); err != io.EOF {
@@ -170,7 +171,7 @@ func TestTCPLingeringClose(t *testing.T) {
 
 func TestTCPEmptyRecordIsNothing(t *testing.T) {
 	_, client, raw, _ := tcpPeer(t)
-	if err := withFD(client, func(fd int) error { return unix.Sendto(fd, nil, 0, nil) }); err != nil {
+	if err := netns.Control(client, func(fd int) error { return unix.Sendto(fd, nil, 0, nil) }); err != nil {
 		t.Fatal(err)
 	}
 	write(t, client, controlFrame)

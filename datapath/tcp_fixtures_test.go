@@ -11,6 +11,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
 )
 
 // connected returns both ends of a TCP connection over loopback.
@@ -62,7 +63,7 @@ func (e *end) addTCP(t *testing.T, cfg PeerConfig, key crypto.KeyConfig, conn *n
 func duplicate(t *testing.T, f *os.File) *os.File {
 	t.Helper()
 	var fd int
-	if err := withFD(f, func(n int) (err error) {
+	if err := netns.Control(f, func(n int) (err error) {
 		fd, err = unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
 		return err
 	}); err != nil {

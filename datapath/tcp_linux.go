@@ -107,7 +107,7 @@ func (c *tcpConn) open(file *os.File) (client *os.File, err error) {
 	if c.cookies[0], err = socketCookie(file); err != nil {
 		return nil, attachError(unix.EINVAL, err)
 	}
-	if err := withFD(file, c.inspect); err != nil {
+	if err := netns.Control(file, c.inspect); err != nil {
 		return nil, attachError(unix.EINVAL, err)
 	}
 	if c.ns, err = netns.OfSocket(file); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
 )
 
 func TestTCPTunnelCarriesPacketsBothWays(t *testing.T) {
@@ -318,7 +319,7 @@ func TestTCPPeerThatStopsReading(t *testing.T) {
 	written := 0
 	for err := error(nil); err == nil; {
 		var n int
-		if err = withFD(stuckClient, func(fd int) (err error) { n, err = unix.Write(fd, controlFrame); return err }); err == nil {
+		if err = netns.Control(stuckClient, func(fd int) (err error) { n, err = unix.Write(fd, controlFrame); return err }); err == nil {
 			written += n
 		} else if err != unix.EAGAIN {
 			t.Errorf("the stuck client's write: %v, want EAGAIN", err)

@@ -119,7 +119,7 @@ func lookUpNSID(from, of *netns.NS) (id int32, err error) {
 		return nsidUnknown, err
 	}
 	defer c.close()
-	err = controlFile(of.File(), func(fd int) error {
+	err = netns.Control(of.File(), func(fd int) error {
 		if id, err = c.nsid(fd); err != nil || id != nsidUnknown {
 			return err
 		}

@@ -113,7 +113,7 @@ func ownedByUs(ns *netns.NS) bool {
 // related opens the namespace that a namespace file's ioctl leads to.
 func related(file *os.File, request uint) (*os.File, error) {
 	var fd int
-	err := controlFile(file, func(raw int) (err error) {
+	err := netns.Control(file, func(raw int) (err error) {
 		fd, err = unix.IoctlRetInt(raw, request)
 		return err
 	})
@@ -125,24 +125,12 @@ func related(file *os.File, request uint) (*os.File, error) {
 }
 
 func ownerOf(userns *os.File) (uid int, err error) {
-	err = controlFile(userns, func(fd int) error {
+	err = netns.Control(userns, func(fd int) error {
 		owner, err := unix.IoctlGetUint32(fd, unix.NS_GET_OWNER_UID)
 		uid = int(owner)
 		return err
 	})
 	return uid, err
-}
-
-func controlFile(file *os.File, fn func(fd int) error) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	if err := raw.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
 }
 
 // inNamespace runs fn on a thread in ns. Where that is the thread's own namespace it needs no right to enter it.

@@ -43,7 +43,7 @@ func (s *Server) targetNamespace(task Task, ns *netns.NS, m *linkMessage) (targe
 
 // checkNetworkNamespace makes sure that a client's descriptor is of the right type before it is entered.
 func checkNetworkNamespace(ns *netns.NS) error {
-	return controlFile(ns.File(), func(fd int) error {
+	return netns.Control(ns.File(), func(fd int) error {
 		kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 		if err == nil && kind != unix.CLONE_NEWNET {
 			err = unix.EINVAL
@@ -112,7 +112,7 @@ func namespaceOfID(from *netns.NS, id uint32) (*netns.NS, error) {
 			if !seen[ns.ID()] {
 				seen[ns.ID()] = true
 				found := false
-				_ = controlFile(ns.File(), func(fd int) error {
+				_ = netns.Control(ns.File(), func(fd int) error {
 					got, err := c.nsid(fd)
 					found = err == nil && got == int32(id)
 					return err

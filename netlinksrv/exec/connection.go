@@ -112,12 +112,11 @@ const largestOption = 4096
 
 // connectionCall answers a call that asks about a descriptor which has replaced a connection.
 func (c *call) connectionCall(conn *os.File) {
-	raw, err := conn.SyscallConn()
+	err := netns.Control(conn, func(fd int) error {
+		c.askConnection(conn, fd)
+		return nil
+	})
 	if err != nil {
-		c.fails(errnoFor(err))
-		return
-	}
-	if err := raw.Control(func(fd uintptr) { c.askConnection(conn, int(fd)) }); err != nil {
 		c.fails(errnoFor(err))
 	}
 }

@@ -60,11 +60,10 @@ type userNamespace struct {
 // admin says whether the credentials give CAP_NET_ADMIN over the user namespace that owns ns.
 func (c credentials) admin(ns *netns.NS) bool {
 	var chain []userNamespace
-	conn, err := ns.File().SyscallConn()
-	if err != nil {
-		return false
-	}
-	conn.Control(func(fd uintptr) { chain, err = owners(int(fd)) })
+	err := netns.Control(ns.File(), func(fd int) (err error) {
+		chain, err = owners(fd)
+		return err
+	})
 	return err == nil && c.adminOver(chain)
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/tun/netns"
 )
 
 // replaceEverywhere puts file in place of a socket wherever the client's processes have it, as Replace of
@@ -18,13 +20,7 @@ func (s *session) replaceEverywhere(inode uint64, file *os.File) error {
 		return errGone
 	}
 	defer s.calls.Done()
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	err = conn.Control(func(fd uintptr) { inner = s.replaceSocket(inode, int(fd)) })
-	return errors.Join(err, inner)
+	return netns.Control(file, func(fd int) error { return s.replaceSocket(inode, fd) })
 }
 
 // replacementRounds bounds how often the client's processes are looked through. A process that forked while its parent's

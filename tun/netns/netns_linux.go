@@ -28,7 +28,7 @@ type NS struct {
 // New takes ownership of a namespace descriptor.
 func New(file *os.File) (*NS, error) {
 	var st unix.Stat_t
-	if err := control(file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
+	if err := Control(file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("identify network namespace: %w", err)
 	}
@@ -89,7 +89,7 @@ func OfThread(tid int) (*NS, error) {
 // OfSocket opens the namespace a socket was created in. It needs CAP_NET_ADMIN there.
 func OfSocket(sock *os.File) (*NS, error) {
 	var nsfd int
-	err := control(sock, func(fd int) (err error) {
+	err := Control(sock, func(fd int) (err error) {
 		nsfd, err = unix.IoctlRetInt(fd, unix.SIOCGSKNS)
 		return err
 	})
@@ -109,7 +109,7 @@ func (n *NS) File() *os.File { return n.file }
 // Dup returns a second reference to the namespace, to be closed on its own.
 func (n *NS) Dup() (*NS, error) {
 	var dup int
-	err := control(n.file, func(fd int) (err error) {
+	err := Control(n.file, func(fd int) (err error) {
 		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		return err
 	})
@@ -138,11 +138,12 @@ func (n *NS) Do(fn func() error) (err error) {
 }
 
 func (n *NS) enter() error {
-	return control(n.file, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
+	return Control(n.file, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
 }
 
-// control runs fn with the descriptor's number; unlike os.File.Fd it leaves the file's mode alone.
-func control(file *os.File, fn func(fd int) error) error {
+// Control runs fn with a file's descriptor, a namespace's or any other; unlike os.File.Fd it leaves the file's mode alone. The
+// descriptor is good until fn returns. The error is fn's, or os.ErrClosed.
+func Control(file *os.File, fn func(fd int) error) error {
 	conn, err := file.SyscallConn()
 	if err != nil {
 		return err
