@@ -11,6 +11,8 @@ import (
 type Options struct {
 	// Name names the configuration's files and is the certificate's common name.
 	Name string
+	// Program is OpenVPN's path in its tree, the one in PATH if empty.
+	Program string
 	// IPv6 and TCP choose the transport, which is UDP over IPv4 otherwise.
 	IPv6, TCP bool
 	// Cipher is the only data cipher offered, such as AES-256-GCM.

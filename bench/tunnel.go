@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,7 @@ func (l *Lab) start(at Placement, o Options, cred Credential, lines []string) (*
 	}
 	t.Process, err = l.Start(Command{
 		Node: at.Node, Prefix: at.Prefix, Env: at.Env,
-		Args: []string{"openvpn", "--config", config},
+		Args: []string{cmp.Or(o.Program, "openvpn"), "--config", config},
 	})
 	if err != nil {
 		return nil, err
