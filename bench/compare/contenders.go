@@ -146,7 +146,7 @@ func programVersion(path string) string {
 // execPrefix is what makes a command a client of a binary of ours. Where a profile is asked for, each process
 // writes its own.
 func (c *comparison) execPrefix(binary, side string) []string {
-	prefix := []string{binary, "exec", "--log-level", "warn"}
+	prefix := []string{binary, "exec", "--datapath", "userspace", "--log-level", "warn"}
 	if c.options.Profile != "" {
 		c.profiles++
 		prefix = append(prefix, "--cpu-profile", filepath.Join(c.options.Profile, fmt.Sprintf("%03d-%s.pprof", c.profiles, side)))

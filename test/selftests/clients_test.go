@@ -41,7 +41,7 @@ func TestClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.CommandContext(t.Context(), requireProgram(t), "exec", "--", own)
+		cmd := exec.CommandContext(t.Context(), requireProgram(t), "exec", "--datapath", "userspace", "--", own)
 		cmd.Env = append(os.Environ(), roundVariable+"=1")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 		output, err := cmd.CombinedOutput()

@@ -120,7 +120,7 @@ func prepare(node *bench.Node) error {
 func prefix(launcher *bench.Launcher, node *bench.Node, program string, ours bool) (args []string, socket string, err error) {
 	socket = filepath.Join(launcher.Dir(), node.Name+".sock")
 	if ours {
-		args = []string{program, "exec", "--"}
+		args = []string{program, "exec", "--datapath", "userspace", "--"}
 	}
 	self, err := os.Executable()
 	return append(args, self, "end", socket), socket, err
