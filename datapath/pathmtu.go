@@ -236,12 +236,12 @@ func (p *pathProbe) mtu(remote netip.AddrPort, scope uint32) (int, error) {
 		return 0, unix.EAFNOSUPPORT
 	}
 	// Each time anew: a connected socket stays with the route that it found.
+	// One that found none has a port nevertheless.
+	defer disconnect(fd)
 	if err := unix.Connect(fd, name); err != nil {
 		return 0, err
 	}
-	mtu, err := unix.GetsockoptInt(fd, level, option)
-	disconnect(fd)
-	return mtu, err
+	return unix.GetsockoptInt(fd, level, option)
 }
 
 // disconnect undoes a connect, which also gives up the port that came with it.

@@ -1,6 +1,11 @@
 package datapath
 
-import "testing"
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
 
 func TestPathLimits(t *testing.T) {
 	for _, tt := range []struct {
@@ -32,6 +37,33 @@ func TestPathLimits(t *testing.T) {
 		}
 		if whole, mss4, mss6 := p.whole.Load(), p.mss4.Load(), p.mss6.Load(); whole != tt.whole || mss4 != tt.mss4 || mss6 != tt.mss6 {
 			t.Errorf("%s: %d, MSS %d and %d; want %d, %d and %d", tt.rule, whole, mss4, mss6, tt.whole, tt.mss4, tt.mss6)
+		}
+	}
+}
+
+func TestPathProbeGivesUpItsPort(t *testing.T) {
+	fd, err := openProbe(unix.AF_INET, udpInfo{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pathProbe{v4: fd, v6: -1}
+	t.Cleanup(p.close)
+	for _, tt := range []struct {
+		rule, remote string
+		found        bool
+	}{
+		{"when it has found a route", "127.0.0.1:1194", true},
+		{"when it may not connect", "255.255.255.255:1194", false},
+	} {
+		if _, err := p.mtu(netip.MustParseAddrPort(tt.remote), 0); (err == nil) != tt.found {
+			t.Errorf("%s: %v", tt.rule, err)
+		}
+		name, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in4, ok := name.(*unix.SockaddrInet4); !ok || in4.Port != 0 {
+			t.Errorf("%s: it is bound to %+v", tt.rule, name)
 		}
 	}
 }
