@@ -12,7 +12,7 @@ import (
 )
 
 // TestConformance asks the kernel's module, in an emulated machine, and the program the same questions, and sends both
-// the same packets. What
+// the same packets. A request that the program refuses must leave everything as it was. What
 // `make conformance` asks with every combination of socket options is asked with two here, and other random
 // requests each time.
 func TestConformance(t *testing.T) {
@@ -48,6 +48,10 @@ func TestConformance(t *testing.T) {
 	packets := report.Packets()
 	t.Logf("%d of %d requests were answered identically, %d of %d packet cases had the same outcome",
 		report.Identical, report.Requests, packets.Identical, packets.Requests)
+	t.Logf("%d requests were refused, and looked at for what they change", report.Refusals)
+	if report.Refusals == 0 {
+		t.Error("no request was refused while what it changes was watched")
+	}
 	for _, problem := range report.Problems {
 		t.Error(problem)
 	}

@@ -96,7 +96,10 @@ type Report struct {
 	// PacketSubjects are those about packets. Their numbers are of cases: packets that are sent to the device or to its
 	// transport socket, with everything that follows from them and the counters afterwards.
 	PacketSubjects []Subject
-	// Problems say which sequences could not be carried out to their end on one side.
+	// Refusals is the number of requests that were refused while what they change was watched.
+	Refusals int
+	// Problems say which sequences could not be carried out to their end on one side, and which requests changed
+	// something although they were refused.
 	Problems []string
 }
 
@@ -158,6 +161,10 @@ func (r *Report) sequence(s *script.Sequence, kernel, ours *script.Results, kern
 			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s: %s", side.name, s.Name, problem))
 		case side.results.Name != s.Name, len(side.results.Outcomes) != len(s.Steps):
 			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s: the record is of something else", side.name, s.Name))
+		}
+		r.Refusals += side.results.Refusals
+		for _, change := range side.results.Changes {
+			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s: %s", side.name, s.Name, change))
 		}
 	}
 	subject := r.subject(s.Name)

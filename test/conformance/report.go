@@ -81,7 +81,8 @@ func (s *Summary) Document() string {
 	line("The same requests go to Linux's `ovpn` module, on a kernel in an emulated machine, and to this program, under")
 	line("`ovpn-go exec`. A client that knows of neither sends them and writes down every datagram that it gets, and the two")
 	line("records are compared byte for byte. What is given out as it comes is masked first: the ids of the family and its")
-	line("group, port ids and interface indexes. `make conformance` repeats it.")
+	line("group, port ids and interface indexes. A request that this program refuses must leave links, peers, keys and the number")
+	line("of the namespace's sockets as they were: they are looked at before and after. `make conformance` repeats it.")
 	line("")
 	line("Kernel: %s. Host of the program: %s. %d sequences are written, %d are random (seed %d).",
 		s.Kernel, s.Host, s.Written, s.Random, s.Seed)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,7 +59,7 @@ func AskKernel(ctx context.Context, machine *oracle.Machine, runner string, sequ
 	return readTranscript(result.Files["transcript.json"])
 }
 
-// AskUs carries out sequences under "program exec".
+// AskUs carries out sequences under "program exec", and watches what requests that are refused change.
 func AskUs(ctx context.Context, program, runner string, sequences []script.Sequence) (_ *script.Transcript, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -67,7 +68,11 @@ func AskUs(ctx context.Context, program, runner string, sequences []script.Seque
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	questions, err := json.Marshal(sequences)
+	watched := slices.Clone(sequences)
+	for i := range watched {
+		watched[i].Watch = true
+	}
+	questions, err := json.Marshal(watched)
 	if err != nil {
 		return nil, err
 	}

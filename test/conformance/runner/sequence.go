@@ -27,6 +27,8 @@ type state struct {
 	extra      []int // descriptors without a name
 	nextFD     int
 	namespaces map[string]int
+	noRights   bool // the thread is without CAP_NET_ADMIN
+	watch      watch
 }
 
 // firstFD is the number of the first descriptor that a sequence opens. The numbers are chosen so that both sides
@@ -45,6 +47,7 @@ func run(sequence script.Sequence, ids family) script.Results {
 		kept:       map[string][]script.Datagram{},
 		nextFD:     firstFD,
 		namespaces: map[string]int{},
+		watch:      watch{on: sequence.Watch},
 	}
 	defer s.end()
 	if err := s.enter("home"); err != nil {
@@ -128,10 +131,12 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 		case step.Kind == script.Settled:
 			return s.settled(step, out.Sent)
 		default:
+			s.watch.before(s, step, out.Sent)
 			out.Errno = errno(s.send(step, out.Sent))
 		}
 	case script.Rights:
-		err = setAdmin(step.Value == 1)
+		s.noRights = step.Value == 0
+		err = setAdmin(!s.noRights)
 	case script.Namespace:
 		err = s.enter(step.On)
 	default:
@@ -141,6 +146,7 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 		s.await(step.Await)
 		out.Received = s.drain()
 	}
+	s.watch.after(s, step, &out)
 	return out, err
 }
 

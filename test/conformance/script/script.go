@@ -22,8 +22,10 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 type Sequence struct {
 	Name string `json:"name"`
 	// Unprivileged runs the sequence as root of a new user namespace that owns the network namespace.
-	Unprivileged bool   `json:"unprivileged,omitempty"`
-	Steps        []Step `json:"steps"`
+	Unprivileged bool `json:"unprivileged,omitempty"`
+	// Watch has the links, peers, keys and numbers of sockets compared before and after each request that is refused.
+	Watch bool   `json:"watch,omitempty"`
+	Steps []Step `json:"steps"`
 }
 
 // Action is what a step does.
@@ -167,6 +169,9 @@ type Results struct {
 	// Interfaces are the indexes that each interface had, the last one last.
 	Interfaces map[string][]uint32 `json:"interfaces"`
 	Outcomes   []Outcome           `json:"outcomes"`
+	// Refusals is the number of requests that were watched and refused, and Changes what they changed nevertheless.
+	Refusals int      `json:"refusals,omitempty"`
+	Changes  []string `json:"changes,omitempty"`
 }
 
 // Outcome is what came back from a step.
