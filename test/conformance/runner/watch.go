@@ -31,6 +31,9 @@ const (
 // watchedKeys is of how many peers of a device the keys are looked at.
 const watchedKeys = 8
 
+// watchPort is the port id of the sockets that ask.
+const watchPort = 0x7f000001
+
 // watch compares the state before and after each request that is refused. What it knows of the state holds until
 // something may have changed it, so that refusals one after the other cost one look each.
 type watch struct {
@@ -146,6 +149,10 @@ func (s *state) snapshot() string {
 			}
 			*fd = opened
 			s.extra = append(s.extra, opened)
+			// Not the port that the kernel would choose: the sequence's own sockets are to get that.
+			if err := unix.Bind(opened, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: watchPort}); err != nil {
+				return err.Error()
+			}
 		}
 	}
 	links, err := linkList(&b, s.watch.route)
