@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -14,7 +15,7 @@ func TestAcknowledge(t *testing.T) {
 	// A message of 22 bytes, so that its echo needs padding.
 	msg := unhex(t, "16000000 2400 0500 11000000 63000000  03 00 0000  aabb")
 	refused := &requestError{
-		errno: unix.EINVAL, text: "ovpn: no", bad: 0x18, policy: &keyPolicies[keySlot], missing: 2, nest: 0x1c,
+		errno: unix.EINVAL, text: "ovpn: no", bad: 0x18, policy: &keyPolicies[uapi.KeySlot], missing: 2, nest: 0x1c,
 	}
 	for _, tt := range []struct {
 		name string
@@ -128,20 +129,20 @@ func TestPolicyDescriptions(t *testing.T) {
 		policy *attributePolicy
 		want   string
 	}{
-		{"u32", &peerPolicies[peerKeepaliveInterval], `2400 0480
+		{"u32", &peerPolicies[uapi.PeerKeepaliveInterval], `2400 0480
 			0c00 0400 0000000000000000  0c00 0500 8051010000000000  0800 0100 04000000`},
-		{"u32, full range", &peerPolicies[peerSocket], `2400 0480
+		{"u32, full range", &peerPolicies[uapi.PeerSocket], `2400 0480
 			0c00 0400 0000000000000000  0c00 0500 ffffffff00000000  0800 0100 04000000`},
-		{"s32", &peerPolicies[peerSocketNetNSID], `2400 0480
+		{"s32", &peerPolicies[uapi.PeerSocketNetNSID], `2400 0480
 			0c00 0200 00000080ffffffff  0c00 0300 ffffff7f00000000  0800 0100 08000000`},
-		{"uint", &peerPolicies[peerVPNRxBytes], `2400 0480
+		{"uint", &peerPolicies[uapi.PeerVPNRxBytes], `2400 0480
 			0c00 0400 0000000000000000  0c00 0500 ffffffffffffffff  0800 0100 11000000`},
-		{"binary of exact length", &peerPolicies[peerVPNIPv6], `1c00 0480
+		{"binary of exact length", &peerPolicies[uapi.PeerVPNIPv6], `1c00 0480
 			0800 0600 10000000  0800 0700 10000000  0800 0100 0a000000`},
-		{"binary of limited length", &keyDirection.attrs[dirCipherKey], `0c00 0480  0800 0100 0a000000`},
-		{"nest", &keyPolicies[keyEncryptDir], `0c00 0480  0800 0100 0d000000`},
-		{"be16", &peerPolicies[peerRemotePort], ``},
-		{"be32", &peerPolicies[peerVPNIPv4], ``},
+		{"binary of limited length", &keyDirection.attrs[uapi.DirCipherKey], `0c00 0480  0800 0100 0a000000`},
+		{"nest", &keyPolicies[uapi.KeyEncryptDir], `0c00 0480  0800 0100 0d000000`},
+		{"be16", &peerPolicies[uapi.PeerRemotePort], ``},
+		{"be32", &peerPolicies[uapi.PeerVPNIPv4], ``},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var b builder
@@ -157,7 +158,7 @@ func TestPolicyDescriptions(t *testing.T) {
 func TestAckOptionsFollowTheSocket(t *testing.T) {
 	s := testServer(t)
 	addDevice(t, s, testIfindex, peers.P2P)
-	req := ask(cmdPeerGet, fnest(attrPeer, f32(peerID, 5)))
+	req := ask(uapi.CmdPeerGet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 5)))
 	plain, both := newClient(t, s), newClient(t, s)
 	both.set(unix.NETLINK_EXT_ACK)
 	both.set(unix.NETLINK_CAP_ACK)

@@ -8,6 +8,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -57,7 +58,7 @@ func init() {
 	slot := u8("slot", 1)
 	message := func(command uint8, name string, inner ...attributePolicy) *attributeSet {
 		set := &attributeSet{name: name, attrs: make([]attributePolicy, dcoNest(command)+1)}
-		set.attrs[attrIfindex] = fullU32("ifindex")
+		set.attrs[uapi.AttrIfindex] = fullU32("ifindex")
 		set.attrs[dcoNest(command)] = nest(name, &attributeSet{name: name, attrs: append(make([]attributePolicy, 1), inner...)})
 		return set
 	}
@@ -85,9 +86,9 @@ func init() {
 	}
 	f.operations[dcoNewPeer-1].tcpRemote = true
 	f.operations[dcoNewKey-1].secret = true
-	f.operations[dcoGetPeer-1].dump = &attributeSet{name: "get-peer-dump", attrs: []attributePolicy{attrIfindex: fullU32("ifindex")}}
+	f.operations[dcoGetPeer-1].dump = &attributeSet{name: "get-peer-dump", attrs: []attributePolicy{uapi.AttrIfindex: fullU32("ifindex")}}
 	f.messages = &attributeSet{attrs: make([]attributePolicy, dcoNest(dcoGetPeer)+1)}
-	f.messages.attrs[attrIfindex] = fullU32("ifindex")
+	f.messages.attrs[uapi.AttrIfindex] = fullU32("ifindex")
 	for _, op := range f.operations {
 		f.messages.attrs[op.nest] = op.do.attrs[op.nest]
 	}
@@ -130,44 +131,44 @@ func (t *translation) put(original attribute, number uint16, payload []byte) {
 
 func translatePeerID(r *request) (parsed, error) {
 	t := translate(r, peerPolicies)
-	t.keep(dcoPeerID, peerID)
+	t.keep(dcoPeerID, uapi.PeerID)
 	return t.out, nil
 }
 
 func translateDelPeer(r *request) (parsed, error) {
 	t := translate(r, peerPolicies)
-	t.keep(dcoDelPeerID, peerID)
+	t.keep(dcoDelPeerID, uapi.PeerID)
 	return t.out, nil
 }
 
 func translateSetPeer(r *request) (parsed, error) {
 	t := translate(r, peerPolicies)
-	t.keep(dcoPeerID, peerID)
-	t.keep(dcoSetInterval, peerKeepaliveInterval)
-	t.keep(dcoSetTimeout, peerKeepaliveTimeout)
+	t.keep(dcoPeerID, uapi.PeerID)
+	t.keep(dcoSetInterval, uapi.PeerKeepaliveInterval)
+	t.keep(dcoSetTimeout, uapi.PeerKeepaliveTimeout)
 	return t.out, nil
 }
 
 // translateKey serves all requests about keys, which number alike what they have.
 func translateKey(r *request) (parsed, error) {
 	t := translate(r, keyPolicies)
-	t.keep(dcoPeerID, keyPeerID)
-	t.widen(dcoKeySlot, keySlot)
-	t.widen(dcoKeyID, keyKeyID)
-	t.widen(dcoKeyCipher, keyCipher)
-	t.keep(dcoKeyEncrypt, keyEncryptDir)
-	t.keep(dcoKeyDecrypt, keyDecryptDir)
+	t.keep(dcoPeerID, uapi.KeyPeerID)
+	t.widen(dcoKeySlot, uapi.KeySlot)
+	t.widen(dcoKeyID, uapi.KeyKeyID)
+	t.widen(dcoKeyCipher, uapi.KeyCipher)
+	t.keep(dcoKeyEncrypt, uapi.KeyEncryptDir)
+	t.keep(dcoKeyDecrypt, uapi.KeyDecryptDir)
 	return t.out, nil
 }
 
 func translateNewPeer(r *request) (parsed, error) {
 	t := translate(r, peerPolicies)
-	t.keep(dcoPeerID, peerID)
-	t.keep(dcoNewSocket, peerSocket)
+	t.keep(dcoPeerID, uapi.PeerID)
+	t.keep(dcoNewSocket, uapi.PeerSocket)
 	if r.device.Mode() == peers.MP {
 		// On a P2P link they mean nothing; the kernel's family refuses them there.
-		t.keep(dcoNewVPN4, peerVPNIPv4)
-		t.keep(dcoNewVPN6, peerVPNIPv6)
+		t.keep(dcoNewVPN4, uapi.PeerVPNIPv4)
+		t.keep(dcoNewVPN6, uapi.PeerVPNIPv6)
 	}
 	remote := t.in.get(dcoNewRemote)
 	if remote.present() && !t.sockaddr(remote) {
@@ -175,10 +176,10 @@ func translateNewPeer(r *request) (parsed, error) {
 	}
 	switch local := t.in.get(dcoNewLocalIP); {
 	case !local.present():
-	case len(local.payload) == 4 && t.out.has(peerRemoteIPv4):
-		t.put(local, peerLocalIPv4, local.payload)
-	case len(local.payload) == 16 && t.out.has(peerRemoteIPv6):
-		t.put(local, peerLocalIPv6, local.payload)
+	case len(local.payload) == 4 && t.out.has(uapi.PeerRemoteIPv4):
+		t.put(local, uapi.PeerLocalIPv4, local.payload)
+	case len(local.payload) == 16 && t.out.has(uapi.PeerRemoteIPv6):
+		t.put(local, uapi.PeerLocalIPv6, local.payload)
 	default:
 		return t.out, &requestError{errno: unix.EINVAL, text: "local address is not of the remote address's family", bad: local.offset}
 	}
@@ -197,17 +198,17 @@ func (t *translation) sockaddr(a attribute) bool {
 	}
 	switch family := nativeEndian.Uint16(b); {
 	case family == unix.AF_INET:
-		t.put(a, peerRemoteIPv4, b[ipv4At:ipv4At+4])
+		t.put(a, uapi.PeerRemoteIPv4, b[ipv4At:ipv4At+4])
 	case family == unix.AF_INET6 && len(b) == unix.SizeofSockaddrInet6:
-		t.put(a, peerRemoteIPv6, b[ipv6At:ipv6At+16])
+		t.put(a, uapi.PeerRemoteIPv6, b[ipv6At:ipv6At+16])
 		// Beside an IPv4 address in IPv6's clothes the kernel's family takes no scope.
 		if nativeEndian.Uint32(b[scopeAt:]) != 0 {
-			t.put(a, peerRemoteScopeID, b[scopeAt:scopeAt+4])
+			t.put(a, uapi.PeerRemoteScopeID, b[scopeAt:scopeAt+4])
 		}
 	default:
 		return false
 	}
-	t.put(a, peerRemotePort, b[portAt:portAt+2])
+	t.put(a, uapi.PeerRemotePort, b[portAt:portAt+2])
 	return true
 }
 
@@ -283,8 +284,8 @@ func dcoAnnounce(b *builder, h header, ev datapath.Event) bool {
 	if ev.Kind != datapath.PeerDeleted {
 		return false
 	}
-	message := b.generic(h, dcoDelPeer, familyVersion)
-	b.u32(attrIfindex, uint32(ev.Ifindex))
+	message := b.generic(h, dcoDelPeer, uapi.FamilyVersion)
+	b.u32(uapi.AttrIfindex, uint32(ev.Ifindex))
 	inner := b.nest(dcoNest(dcoDelPeer) | unix.NLA_F_NESTED)
 	b.u8(dcoDelReason, uint8(ev.Reason))
 	b.u32(dcoDelPeerID, ev.PeerID)

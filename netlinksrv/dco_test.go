@@ -10,6 +10,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -22,7 +23,7 @@ func dcoAsk(cmd uint8, fields ...field) []byte {
 
 func dcoKeyFields(slot, id uint8, cipher uint16, key []byte) []field {
 	direction := func(number uint16) field {
-		return fnest(number, fraw(dirCipherKey, key...), fraw(dirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8))
+		return fnest(number, fraw(uapi.DirCipherKey, key...), fraw(uapi.DirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8))
 	}
 	return []field{
 		f32(dcoPeerID, 1), fraw(dcoKeySlot, slot), fraw(dcoKeyID, id), fraw(dcoKeyCipher, nativeEndian.AppendUint16(nil, cipher)...),
@@ -32,10 +33,10 @@ func dcoKeyFields(slot, id uint8, cipher uint16, key []byte) []field {
 
 func ovpnKeyFields(slot, id uint32, cipher crypto.Cipher, key []byte) field {
 	direction := func(number uint16) field {
-		return fnest(number, fraw(dirCipherKey, key...), fraw(dirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8))
+		return fnest(number, fraw(uapi.DirCipherKey, key...), fraw(uapi.DirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8))
 	}
-	return fnest(attrKeyconf, f32(keyPeerID, 1), f32(keySlot, slot), f32(keyKeyID, id), f32(keyCipher, uint32(cipher)),
-		direction(keyEncryptDir), direction(keyDecryptDir))
+	return fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 1), f32(uapi.KeySlot, slot), f32(uapi.KeyKeyID, id), f32(uapi.KeyCipher, uint32(cipher)),
+		direction(uapi.KeyEncryptDir), direction(uapi.KeyDecryptDir))
 }
 
 // sockaddr4 and sockaddr6 are 192.0.2.1 and fe80::1%3 with port 1194.
@@ -48,9 +49,9 @@ var (
 // TestDCOMeansTheSame sends each request to one device and the kernel's family's request of the same meaning to another. What becomes
 // of the devices must be the same.
 func TestDCOMeansTheSame(t *testing.T) {
-	peer := func(fields ...field) field { return fnest(attrPeer, fields...) }
+	peer := func(fields ...field) field { return fnest(uapi.AttrPeer, fields...) }
 	key16, key32 := bytes.Repeat([]byte{7}, 16), bytes.Repeat([]byte{9}, 32)
-	id := f32(peerID, 9)
+	id := f32(uapi.PeerID, 9)
 	for _, tt := range []struct {
 		name      string
 		mode      peers.Mode
@@ -59,38 +60,38 @@ func TestDCOMeansTheSame(t *testing.T) {
 		{"a new peer over IPv4", peers.MP,
 			dcoAsk(dcoNewPeer, id, fraw(dcoNewRemote, sockaddr4...), f32(dcoNewSocket, udpFD), faddr(dcoNewVPN4, "10.8.0.9"),
 				faddr(dcoNewVPN6, "fd00::9"), faddr(dcoNewLocalIP, "192.0.2.2")),
-			ask(cmdPeerNew, peer(id, faddr(peerRemoteIPv4, "192.0.2.1"), f16(peerRemotePort, 1194), f32(peerSocket, udpFD),
-				faddr(peerVPNIPv4, "10.8.0.9"), faddr(peerVPNIPv6, "fd00::9"), faddr(peerLocalIPv4, "192.0.2.2")))},
+			ask(uapi.CmdPeerNew, peer(id, faddr(uapi.PeerRemoteIPv4, "192.0.2.1"), f16(uapi.PeerRemotePort, 1194), f32(uapi.PeerSocket, udpFD),
+				faddr(uapi.PeerVPNIPv4, "10.8.0.9"), faddr(uapi.PeerVPNIPv6, "fd00::9"), faddr(uapi.PeerLocalIPv4, "192.0.2.2")))},
 		{"a new peer over IPv6", peers.MP,
 			dcoAsk(dcoNewPeer, id, fraw(dcoNewRemote, sockaddr6...), f32(dcoNewSocket, udpFD), faddr(dcoNewVPN4, "10.8.0.9"),
 				faddr(dcoNewLocalIP, "fe80::2")),
-			ask(cmdPeerNew, peer(id, faddr(peerRemoteIPv6, "fe80::1"), f32(peerRemoteScopeID, 3), f16(peerRemotePort, 1194),
-				f32(peerSocket, udpFD), faddr(peerVPNIPv4, "10.8.0.9"), faddr(peerLocalIPv6, "fe80::2")))},
+			ask(uapi.CmdPeerNew, peer(id, faddr(uapi.PeerRemoteIPv6, "fe80::1"), f32(uapi.PeerRemoteScopeID, 3), f16(uapi.PeerRemotePort, 1194),
+				f32(uapi.PeerSocket, udpFD), faddr(uapi.PeerVPNIPv4, "10.8.0.9"), faddr(uapi.PeerLocalIPv6, "fe80::2")))},
 		{"a new peer over TCP", peers.MP,
 			dcoAsk(dcoNewPeer, id, f32(dcoNewSocket, tcpFD), faddr(dcoNewVPN4, "10.8.0.9")),
-			ask(cmdPeerNew, peer(id, f32(peerSocket, tcpFD), faddr(peerVPNIPv4, "10.8.0.9")))},
+			ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, tcpFD), faddr(uapi.PeerVPNIPv4, "10.8.0.9")))},
 		{"a new peer over TCP, whose remote address means nothing", peers.MP,
 			dcoAsk(dcoNewPeer, id, fraw(dcoNewRemote, sockaddr4...), f32(dcoNewSocket, tcpFD), faddr(dcoNewVPN4, "10.8.0.9"),
 				faddr(dcoNewLocalIP, "192.0.2.2")),
-			ask(cmdPeerNew, peer(id, f32(peerSocket, tcpFD), faddr(peerVPNIPv4, "10.8.0.9")))},
+			ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, tcpFD), faddr(uapi.PeerVPNIPv4, "10.8.0.9")))},
 		{"a new peer of a P2P link, whose VPN addresses mean nothing", peers.P2P,
 			dcoAsk(dcoNewPeer, id, fraw(dcoNewRemote, sockaddr4...), f32(dcoNewSocket, udpFD), faddr(dcoNewVPN4, "10.8.0.9")),
-			ask(cmdPeerNew, peer(id, faddr(peerRemoteIPv4, "192.0.2.1"), f16(peerRemotePort, 1194), f32(peerSocket, udpFD)))},
+			ask(uapi.CmdPeerNew, peer(id, faddr(uapi.PeerRemoteIPv4, "192.0.2.1"), f16(uapi.PeerRemotePort, 1194), f32(uapi.PeerSocket, udpFD)))},
 		{"keepalive", peers.MP,
 			dcoAsk(dcoSetPeer, f32(dcoPeerID, 1), f32(dcoSetInterval, 10), f32(dcoSetTimeout, 60)),
-			ask(cmdPeerSet, peer(f32(peerID, 1), f32(peerKeepaliveInterval, 10), f32(peerKeepaliveTimeout, 60)))},
-		{"a peer goes", peers.MP, dcoAsk(dcoDelPeer, f32(dcoDelPeerID, 1)), ask(cmdPeerDel, peer(f32(peerID, 1)))},
-		{"a key", peers.MP, dcoAsk(dcoNewKey, dcoKeyFields(1, 5, 1, key16)...), ask(cmdKeyNew, ovpnKeyFields(1, 5, crypto.AESGCM, key16))},
+			ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 1), f32(uapi.PeerKeepaliveInterval, 10), f32(uapi.PeerKeepaliveTimeout, 60)))},
+		{"a peer goes", peers.MP, dcoAsk(dcoDelPeer, f32(dcoDelPeerID, 1)), ask(uapi.CmdPeerDel, peer(f32(uapi.PeerID, 1)))},
+		{"a key", peers.MP, dcoAsk(dcoNewKey, dcoKeyFields(1, 5, 1, key16)...), ask(uapi.CmdKeyNew, ovpnKeyFields(1, 5, crypto.AESGCM, key16))},
 		{"a key of the other cipher", peers.MP, dcoAsk(dcoNewKey, dcoKeyFields(0, 7, 2, key32)...),
-			ask(cmdKeyNew, ovpnKeyFields(0, 7, crypto.ChaCha20Poly1305, key32))},
-		{"slots are swapped", peers.MP, dcoAsk(dcoSwapKeys, f32(dcoPeerID, 1)), ask(cmdKeySwap, fnest(attrKeyconf, f32(keyPeerID, 1)))},
+			ask(uapi.CmdKeyNew, ovpnKeyFields(0, 7, crypto.ChaCha20Poly1305, key32))},
+		{"slots are swapped", peers.MP, dcoAsk(dcoSwapKeys, f32(dcoPeerID, 1)), ask(uapi.CmdKeySwap, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 1)))},
 		{"a slot is emptied", peers.MP, dcoAsk(dcoDelKey, f32(dcoPeerID, 1), fraw(dcoKeySlot, 0)),
-			ask(cmdKeyDel, fnest(attrKeyconf, f32(keyPeerID, 1), f32(keySlot, 0)))},
+			ask(uapi.CmdKeyDel, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 1), f32(uapi.KeySlot, 0)))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			after := func(req []byte) string {
 				d, c := peerDevice(t, tt.mode)
-				c.ask(ask(cmdKeyNew, ovpnKeyFields(0, 1, crypto.AESGCM, key16)))
+				c.ask(ask(uapi.CmdKeyNew, ovpnKeyFields(0, 1, crypto.AESGCM, key16)))
 				before := d.state()
 				answers := c.ask(req)
 				if len(answers) != 1 || readRefusal(t, answers[0]).Errno != 0 {
@@ -188,7 +189,7 @@ func TestDCODescribesPeers(t *testing.T) {
 	dump := dcoAsk(dcoGetPeer)[:firstAttribute]
 	var b builder
 	b.buf = dump
-	b.u32(attrIfindex, testIfindex)
+	b.u32(uapi.AttrIfindex, testIfindex)
 	b.endMessage(0)
 	nativeEndian.PutUint16(b.buf[6:], dumpFlags)
 	all := c.ask(b.buf)

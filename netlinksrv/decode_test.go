@@ -11,6 +11,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -20,17 +21,17 @@ func TestDecode(t *testing.T) {
 		msg  []byte
 		want string
 	}{
-		{"PEER_NEW", ask(cmdPeerNew, fnest(attrPeer, f32(peerID, 3), faddr(peerRemoteIPv4, "192.0.2.1"), f16(peerRemotePort, 1194),
-			faddr(peerVPNIPv6, "fd00::3"))),
+		{"PEER_NEW", ask(uapi.CmdPeerNew, fnest(uapi.AttrPeer, f32(uapi.PeerID, 3), faddr(uapi.PeerRemoteIPv4, "192.0.2.1"), f16(uapi.PeerRemotePort, 1194),
+			faddr(uapi.PeerVPNIPv6, "fd00::3"))),
 			"peer-new flags=0x5 seq=17 ifindex=7 peer{ id=3 remote-ipv4=192.0.2.1 remote-port=1194 vpn-ipv6=fd00::3 }"},
-		{"KEY_NEW", ask(cmdKeyNew, keyFields(crypto.AESGCM, []byte("secretsecret!!!!"))),
+		{"KEY_NEW", ask(uapi.CmdKeyNew, keyFields(crypto.AESGCM, []byte("secretsecret!!!!"))),
 			"key-new flags=0x5 seq=17 ifindex=7 keyconf{ peer-id=0 slot=1 key-id=3 cipher-alg=1 " +
 				"encrypt-dir{ cipher-key=(16 bytes) nonce-tail=(8 bytes) } decrypt-dir{ cipher-key=(16 bytes) nonce-tail=(8 bytes) } }"},
 		{"notification", announced(&Server{}, ovpnFamily, datapath.Event{Kind: datapath.KeyExhausted, Ifindex: 7, PeerID: 1, KeyID: 2}),
 			"key-swap-ntf flags=0x0 seq=0 ifindex=7 keyconf{ peer-id=1 key-id=2 }"},
-		{"signed", message(cmdPeerGet, 0, fnest(attrPeer, f32(peerSocketNetNSID, 0xffffffff))),
+		{"signed", message(uapi.CmdPeerGet, 0, fnest(uapi.AttrPeer, f32(uapi.PeerSocketNetNSID, 0xffffffff))),
 			"peer-get flags=0x0 seq=17 peer{ socket-netnsid=-1 }"},
-		{"malformed", append(message(77, 0, fraw(99, 1), fraw(peerID, 1)), 1, 2, 3),
+		{"malformed", append(message(77, 0, fraw(99, 1), fraw(uapi.PeerID, 1)), 1, 2, 3),
 			"command(77) flags=0x0 seq=17 attribute(99)=(1 bytes) ifindex=(1 bytes) (3 bytes left)"},
 		{"no message", []byte{1}, ""},
 	} {
@@ -51,9 +52,9 @@ func TestLogHoldsNoKeys(t *testing.T) {
 	d.peers = []*fakePeer{{}}
 	c := newClient(t, s)
 	secret := []byte("0123456789abcdef")
-	c.ask(ask(cmdKeyNew, keyFields(crypto.AESGCM, secret)))
-	c.ask(ask(cmdKeyNew, keyFields(crypto.ChaCha20Poly1305, secret)))
-	c.ask(message(cmdKeyNew, requestFlags|unix.NLM_F_CREATE, keyFields(crypto.AESGCM, secret)))
+	c.ask(ask(uapi.CmdKeyNew, keyFields(crypto.AESGCM, secret)))
+	c.ask(ask(uapi.CmdKeyNew, keyFields(crypto.ChaCha20Poly1305, secret)))
+	c.ask(message(uapi.CmdKeyNew, requestFlags|unix.NLM_F_CREATE, keyFields(crypto.AESGCM, secret)))
 	if !strings.Contains(out.String(), "key-new") {
 		t.Errorf("nothing is logged:\n%s", &out)
 	}

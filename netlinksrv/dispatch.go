@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // Send is sendmsg of one datagram by task. The answers have been delivered when it returns, except what the
@@ -190,10 +192,10 @@ func (r *request) execute() (reply []byte, started bool, err error) {
 // findInterface sets r.device to the device that the request names.
 func (r *request) findInterface() error {
 	// I1
-	if !r.attrs.has(attrIfindex) {
-		return missing(&r.attrs, attrIfindex)
+	if !r.attrs.has(uapi.AttrIfindex) {
+		return missing(&r.attrs, uapi.AttrIfindex)
 	}
-	ifindex := r.attrs.u32(attrIfindex)
+	ifindex := r.attrs.u32(uapi.AttrIfindex)
 	// I2. The kernel is asked even where the server knows the link: it may have been deleted a moment ago.
 	if !r.server.linkExists(r.socket, ifindex) {
 		return refuse(unix.ENODEV, "ifindex does not match any interface")
@@ -204,7 +206,7 @@ func (r *request) findInterface() error {
 		return &requestError{
 			errno: unix.EINVAL,
 			text:  textPrefix + "specified interface is not ovpn",
-			bad:   r.attrs.get(attrIfindex).offset,
+			bad:   r.attrs.get(uapi.AttrIfindex).offset,
 		}
 	}
 	r.device = l.dev
@@ -236,7 +238,7 @@ func (r *request) openNest() error {
 
 // reply starts the message that answers r, with cmd and extra flags.
 func (r *request) reply(b *builder, cmd uint8, flags uint16) int {
-	return b.generic(header{kind: r.server.ids[r.family].family, flags: flags, seq: r.header.seq, port: r.port}, cmd, familyVersion)
+	return b.generic(header{kind: r.server.ids[r.family].family, flags: flags, seq: r.header.seq, port: r.port}, cmd, uapi.FamilyVersion)
 }
 
 // interfaceExists is the production value of Server.linkExists.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -45,10 +46,10 @@ func TestCoreChecks(t *testing.T) {
 		msg[headerSize+3] = 1
 		return msg
 	}
-	short := message(cmdPeerGet, requestFlags)
+	short := message(uapi.CmdPeerGet, requestFlags)
 	short = short[:headerSize+3]
 	nativeEndian.PutUint32(short, uint32(len(short)))
-	get := fnest(attrPeer, f32(peerID, 1))
+	get := fnest(uapi.AttrPeer, f32(uapi.PeerID, 1))
 	for _, tt := range []struct {
 		name      string
 		req       []byte
@@ -56,36 +57,36 @@ func TestCoreChecks(t *testing.T) {
 		want      refusal
 	}{
 		{"4 no room for genlmsghdr", short, false, refusal{Errno: unix.EINVAL}},
-		{"5 reserved bits", withReserved(message(cmdPeerGet, requestFlags)), false, refusal{Errno: unix.EINVAL, Text: reserved}},
-		{"5 before 6", withReserved(message(cmdPeerGet, requestFlags|unix.NLM_F_CREATE)), false,
+		{"5 reserved bits", withReserved(message(uapi.CmdPeerGet, requestFlags)), false, refusal{Errno: unix.EINVAL, Text: reserved}},
+		{"5 before 6", withReserved(message(uapi.CmdPeerGet, requestFlags|unix.NLM_F_CREATE)), false,
 			refusal{Errno: unix.EINVAL, Text: reserved}},
-		{"6 one bit of DUMP", message(cmdPeerGet, requestFlags|unix.NLM_F_ROOT), false, refusal{Errno: unix.EINVAL, Text: flags}},
-		{"6 other bit of DUMP", message(cmdPeerGet, requestFlags|unix.NLM_F_MATCH), false, refusal{Errno: unix.EINVAL, Text: flags}},
-		{"6 CREATE", message(cmdPeerNew, requestFlags|unix.NLM_F_CREATE), false, refusal{Errno: unix.EINVAL, Text: flags}},
-		{"6 MULTI", message(cmdPeerNew, requestFlags|unix.NLM_F_MULTI), false, refusal{Errno: unix.EINVAL, Text: flags}},
+		{"6 one bit of DUMP", message(uapi.CmdPeerGet, requestFlags|unix.NLM_F_ROOT), false, refusal{Errno: unix.EINVAL, Text: flags}},
+		{"6 other bit of DUMP", message(uapi.CmdPeerGet, requestFlags|unix.NLM_F_MATCH), false, refusal{Errno: unix.EINVAL, Text: flags}},
+		{"6 CREATE", message(uapi.CmdPeerNew, requestFlags|unix.NLM_F_CREATE), false, refusal{Errno: unix.EINVAL, Text: flags}},
+		{"6 MULTI", message(uapi.CmdPeerNew, requestFlags|unix.NLM_F_MULTI), false, refusal{Errno: unix.EINVAL, Text: flags}},
 		{"6 before 7", message(99, requestFlags|unix.NLM_F_EXCL), false, refusal{Errno: unix.EINVAL, Text: flags}},
 		{"6 ECHO passes", message(99, requestFlags|unix.NLM_F_ECHO), false, refusal{Errno: unix.EOPNOTSUPP}},
 		{"7 command 0", message(0, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
-		{"7 PEER_DEL_NTF", message(cmdPeerDelNtf, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
-		{"7 KEY_SWAP_NTF", message(cmdKeySwapNtf, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
-		{"7 PEER_FLOAT_NTF", message(cmdPeerFloatNtf, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
+		{"7 PEER_DEL_NTF", message(uapi.CmdPeerDelNtf, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
+		{"7 KEY_SWAP_NTF", message(uapi.CmdKeySwapNtf, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
+		{"7 PEER_FLOAT_NTF", message(uapi.CmdPeerFloatNtf, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
 		{"7 command 12", message(12, requestFlags), false, refusal{Errno: unix.EOPNOTSUPP}},
-		{"7 dump of PEER_NEW", message(cmdPeerNew, requestFlags|unix.NLM_F_DUMP), false, refusal{Errno: unix.EOPNOTSUPP}},
+		{"7 dump of PEER_NEW", message(uapi.CmdPeerNew, requestFlags|unix.NLM_F_DUMP), false, refusal{Errno: unix.EOPNOTSUPP}},
 		{"7 before 8", message(99, requestFlags), true, refusal{Errno: unix.EOPNOTSUPP}},
-		{"8 capability", ask(cmdPeerGet, get), true, refusal{Errno: unix.EPERM}},
-		{"8 before 10", message(cmdPeerGet, requestFlags, fraw(99)), true, refusal{Errno: unix.EPERM}},
-		{"8 dump", message(cmdPeerGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP), true, refusal{Errno: unix.EPERM}},
-		{"10 before 11", message(cmdPeerGet, requestFlags, fraw(99)), false,
+		{"8 capability", ask(uapi.CmdPeerGet, get), true, refusal{Errno: unix.EPERM}},
+		{"8 before 10", message(uapi.CmdPeerGet, requestFlags, fraw(99)), true, refusal{Errno: unix.EPERM}},
+		{"8 dump", message(uapi.CmdPeerGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP), true, refusal{Errno: unix.EPERM}},
+		{"10 before 11", message(uapi.CmdPeerGet, requestFlags, fraw(99)), false,
 			refusal{Errno: unix.EINVAL, Text: "Unknown attribute type", Offset: firstAttribute}},
-		{"I1", message(cmdPeerGet, requestFlags, get), false, refusal{Errno: unix.EINVAL, MissType: attrIfindex}},
-		{"I1 before N1", message(cmdPeerGet, requestFlags), false, refusal{Errno: unix.EINVAL, MissType: attrIfindex}},
-		{"I2", message(cmdPeerGet, requestFlags, f32(attrIfindex, 1234), get), false,
+		{"I1", message(uapi.CmdPeerGet, requestFlags, get), false, refusal{Errno: unix.EINVAL, MissType: uapi.AttrIfindex}},
+		{"I1 before N1", message(uapi.CmdPeerGet, requestFlags), false, refusal{Errno: unix.EINVAL, MissType: uapi.AttrIfindex}},
+		{"I2", message(uapi.CmdPeerGet, requestFlags, f32(uapi.AttrIfindex, 1234), get), false,
 			refusal{Errno: unix.ENODEV, Text: noDevice}},
-		{"I2 index 0", message(cmdPeerGet, requestFlags, f32(attrIfindex, 0)), false,
+		{"I2 index 0", message(uapi.CmdPeerGet, requestFlags, f32(uapi.AttrIfindex, 0)), false,
 			refusal{Errno: unix.ENODEV, Text: noDevice}},
-		{"I2 negative index", message(cmdPeerGet, requestFlags, f32(attrIfindex, 0xffffffff)), false,
+		{"I2 negative index", message(uapi.CmdPeerGet, requestFlags, f32(uapi.AttrIfindex, 0xffffffff)), false,
 			refusal{Errno: unix.ENODEV, Text: noDevice}},
-		{"I3", message(cmdPeerGet, requestFlags, get, f32(attrIfindex, otherLink)), false,
+		{"I3", message(uapi.CmdPeerGet, requestFlags, get, f32(uapi.AttrIfindex, otherLink)), false,
 			refusal{Errno: unix.EINVAL, Text: notOvpn, Offset: firstAttribute + 12}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -108,7 +109,7 @@ func TestNotExecuted(t *testing.T) {
 	s := testServer(t)
 	d := addDevice(t, s, testIfindex, peers.P2P)
 	c := newClient(t, s)
-	del := ask(cmdPeerDel, fnest(attrPeer, f32(peerID, 1)))
+	del := ask(uapi.CmdPeerDel, fnest(uapi.AttrPeer, f32(uapi.PeerID, 1)))
 	with := func(change func([]byte)) []byte {
 		msg := slices.Clone(del)
 		change(msg)
@@ -152,7 +153,7 @@ func TestSeveralMessages(t *testing.T) {
 	d := addDevice(t, s, testIfindex, peers.P2P)
 	c := newClient(t, s)
 	swap := func(seq uint32, id uint32, flags uint16) []byte {
-		msg := message(cmdKeySwap, flags, f32(attrIfindex, testIfindex), fnest(attrKeyconf, f32(keyPeerID, id)))
+		msg := message(uapi.CmdKeySwap, flags, f32(uapi.AttrIfindex, testIfindex), fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, id)))
 		nativeEndian.PutUint32(msg[8:], seq)
 		return msg
 	}
@@ -215,7 +216,7 @@ func TestSendBindsAnUnboundSocket(t *testing.T) {
 	if g.Port() != 0 {
 		t.Fatalf("a new socket has port %d", g.Port())
 	}
-	g.Send(c.task, message(cmdPeerGet, requestFlags))
+	g.Send(c.task, message(uapi.CmdPeerGet, requestFlags))
 	if g.Port() == 0 || g.Port() == c.Port() {
 		t.Errorf("port %d after sending, beside %d", g.Port(), c.Port())
 	}
@@ -231,7 +232,7 @@ func TestSendWipesKeys(t *testing.T) {
 	c := newClient(t, s)
 	secret := bytes.Repeat([]byte{0x5a}, 32)
 	for name, cipher := range map[string]crypto.Cipher{"accepted": crypto.AESGCM, "refused": crypto.CipherNone} {
-		datagram := ask(cmdKeyNew, keyFields(cipher, secret))
+		datagram := ask(uapi.CmdKeyNew, keyFields(cipher, secret))
 		c.Send(c.task, datagram)
 		if bytes.Contains(datagram, secret[:8]) {
 			t.Errorf("%s: the request still holds the key", name)
@@ -243,7 +244,7 @@ func TestSendAfterClose(t *testing.T) {
 	s := testServer(t)
 	c := newClient(t, s)
 	c.GenericSocket.Close()
-	if got := c.ask(message(cmdPeerGet, requestFlags)); len(got) > 0 {
+	if got := c.ask(message(uapi.CmdPeerGet, requestFlags)); len(got) > 0 {
 		t.Errorf("a closed socket answers:\n%s", hexLines(got))
 	}
 	if err := c.Bind(c.task, 0, 0); err == nil {

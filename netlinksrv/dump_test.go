@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -45,12 +46,12 @@ func dumped(t *testing.T, datagrams [][]byte) (ids [][]uint32, end refusal) {
 			if !ok {
 				break
 			}
-			if h := parseHeader(msg); h.kind != testFamily || h.flags != unix.NLM_F_MULTI || msg[headerSize] != cmdPeerGet {
+			if h := parseHeader(msg); h.kind != testFamily || h.flags != unix.NLM_F_MULTI || msg[headerSize] != uapi.CmdPeerGet {
 				t.Errorf("message %+v, command %d in a dump", h, msg[headerSize])
 			}
 			each(msg, firstAttribute, func(a attribute) {
 				eachInside(a, func(a attribute) {
-					if a.number() == peerID {
+					if a.number() == uapi.PeerID {
 						in = append(in, a.u32())
 					}
 				})
@@ -82,7 +83,7 @@ func TestDumpPeers(t *testing.T) {
 			s := testServer(t)
 			crowd(t, s, tt.peers)
 			c := newClient(t, s)
-			ids, end := dumped(t, c.ask(message(cmdPeerGet, dumpFlags|unix.NLM_F_ACK, f32(attrIfindex, testIfindex))))
+			ids, end := dumped(t, c.ask(message(uapi.CmdPeerGet, dumpFlags|unix.NLM_F_ACK, f32(uapi.AttrIfindex, testIfindex))))
 			var sizes []int
 			next := uint32(0)
 			for _, in := range ids {
@@ -112,12 +113,12 @@ func TestDumpRefusals(t *testing.T) {
 		kind uint16
 		want refusal
 	}{
-		{"V1", message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex), fnest(attrPeer)), unix.NLMSG_ERROR,
+		{"V1", message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, testIfindex), fnest(uapi.AttrPeer)), unix.NLMSG_ERROR,
 			refusal{Errno: unix.EINVAL, Text: "Unknown attribute type", Offset: firstAttribute + 8}},
-		{"I1", message(cmdPeerGet, dumpFlags), unix.NLMSG_DONE, refusal{Errno: unix.EINVAL, MissType: attrIfindex}},
-		{"I2", message(cmdPeerGet, dumpFlags, f32(attrIfindex, 1234)), unix.NLMSG_DONE,
+		{"I1", message(uapi.CmdPeerGet, dumpFlags), unix.NLMSG_DONE, refusal{Errno: unix.EINVAL, MissType: uapi.AttrIfindex}},
+		{"I2", message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, 1234)), unix.NLMSG_DONE,
 			refusal{Errno: unix.ENODEV, Text: "ovpn: ifindex does not match any interface"}},
-		{"I3", message(cmdPeerGet, dumpFlags, f32(attrIfindex, otherLink)), unix.NLMSG_DONE,
+		{"I3", message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, otherLink)), unix.NLMSG_DONE,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: specified interface is not ovpn", Offset: firstAttribute}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -140,7 +141,7 @@ func TestDumpWhileDumping(t *testing.T) {
 	s := testServer(t)
 	crowd(t, s, 1)
 	c := newClient(t, s)
-	dump := message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex))
+	dump := message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, testIfindex))
 	got := c.ask(append(bytes.Clone(dump), dump...))
 	if len(got) != 3 {
 		t.Fatalf("%d datagrams, want a peer, an error and the end:\n%s", len(got), hexLines(got))
@@ -158,8 +159,8 @@ func TestDumpGoesOnByCount(t *testing.T) {
 	s := testServer(t)
 	crowd(t, s, 25)
 	c := newClient(t, s)
-	dump := message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex))
-	deletion := message(cmdPeerDel, unix.NLM_F_REQUEST, f32(attrIfindex, testIfindex), fnest(attrPeer, f32(peerID, 0)))
+	dump := message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, testIfindex))
+	deletion := message(uapi.CmdPeerDel, unix.NLM_F_REQUEST, f32(uapi.AttrIfindex, testIfindex), fnest(uapi.AttrPeer, f32(uapi.PeerID, 0)))
 	ids, _ := dumped(t, c.ask(append(dump, deletion...)))
 	if len(ids) != 2 || len(ids[0]) != 23 {
 		t.Fatalf("peers by datagram are %v", ids)
@@ -174,7 +175,7 @@ func TestDumpWaitsForRoom(t *testing.T) {
 	s := testServer(t)
 	crowd(t, s, 60)
 	c := newClient(t, s)
-	dump := message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex))
+	dump := message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, testIfindex))
 	c.in.makeRoom(1)
 	if got := c.ask(dump); len(got) != 1 {
 		t.Fatalf("%d datagrams in a queue of one", len(got))
@@ -203,7 +204,7 @@ func TestDumpOfVanishingDevice(t *testing.T) {
 	d := crowd(t, s, 60)
 	c := newExplainedClient(t, s)
 	c.in.makeRoom(1)
-	first := c.ask(message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex)))
+	first := c.ask(message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, testIfindex)))
 	d.Close()
 	// The next datagram was made already; the one after it is not.
 	c.in.makeRoom(-1)
@@ -228,7 +229,7 @@ func TestCloseEndsADumpThatWaits(t *testing.T) {
 	crowd(t, s, 60)
 	c := newClient(t, s)
 	c.in.makeRoom(0)
-	c.ask(message(cmdPeerGet, dumpFlags, f32(attrIfindex, testIfindex)))
+	c.ask(message(uapi.CmdPeerGet, dumpFlags, f32(uapi.AttrIfindex, testIfindex)))
 	c.GenericSocket.Close() // Would not return.
 }
 

@@ -3,6 +3,7 @@ package netlinksrv
 import (
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // family is a generic netlink family that the server answers for.
@@ -31,79 +32,7 @@ const (
 	familyCount
 )
 
-const (
-	familyName    = "ovpn"
-	dcoFamilyName = "ovpn-dco-v2"
-)
-
-// All families have this version, and one multicast group of this name.
-const (
-	familyVersion = 1
-	groupName     = "peers"
-)
-
-// Commands (enum ovpn_cmd). Those that end in Ntf are only ever sent by the server.
-const (
-	cmdPeerNew      = 1
-	cmdPeerSet      = 2
-	cmdPeerGet      = 3
-	cmdPeerDel      = 4
-	cmdPeerDelNtf   = 5
-	cmdKeyNew       = 6
-	cmdKeyGet       = 7
-	cmdKeySwap      = 8
-	cmdKeySwapNtf   = 9
-	cmdKeyDel       = 10
-	cmdPeerFloatNtf = 11
-)
-
-// Attributes of a message (OVPN_A_*).
-const (
-	attrIfindex = 1
-	attrPeer    = 2
-	attrKeyconf = 3
-)
-
-// Attributes of a peer (OVPN_A_PEER_*).
-const (
-	peerID                = 1
-	peerRemoteIPv4        = 2
-	peerRemoteIPv6        = 3
-	peerRemoteScopeID     = 4
-	peerRemotePort        = 5
-	peerSocket            = 6
-	peerSocketNetNSID     = 7
-	peerVPNIPv4           = 8
-	peerVPNIPv6           = 9
-	peerLocalIPv4         = 10
-	peerLocalIPv6         = 11
-	peerLocalPort         = 12
-	peerKeepaliveInterval = 13
-	peerKeepaliveTimeout  = 14
-	peerDelReason         = 15
-	peerVPNRxBytes        = 16
-	peerVPNTxBytes        = 17
-	peerVPNRxPackets      = 18
-	peerVPNTxPackets      = 19
-	peerLinkRxBytes       = 20
-	peerLinkTxBytes       = 21
-	peerLinkRxPackets     = 22
-	peerLinkTxPackets     = 23
-	peerTxID              = 24
-)
-
-// Attributes of a key (OVPN_A_KEYCONF_*) and of one direction of it (OVPN_A_KEYDIR_*).
-const (
-	keyPeerID     = 1
-	keySlot       = 2
-	keyKeyID      = 3
-	keyCipher     = 4
-	keyEncryptDir = 5
-	keyDecryptDir = 6
-
-	dirCipherKey = 1
-	dirNonceTail = 2
-)
+const dcoFamilyName = "ovpn-dco-v2"
 
 const (
 	maxKeepalive = 86400 // seconds
@@ -150,45 +79,45 @@ func nest(name string, set *attributeSet) attributePolicy {
 
 // peerPolicies are all attributes of a peer.
 var peerPolicies = []attributePolicy{
-	peerID:                u32("id", crypto.MaxPeerID),
-	peerRemoteIPv4:        be32("remote-ipv4"),
-	peerRemoteIPv6:        exactly("remote-ipv6", 16),
-	peerRemoteScopeID:     fullU32("remote-ipv6-scope-id"),
-	peerRemotePort:        port("remote-port"),
-	peerSocket:            fullU32("socket"),
-	peerSocketNetNSID:     s32("socket-netnsid"),
-	peerVPNIPv4:           be32("vpn-ipv4"),
-	peerVPNIPv6:           exactly("vpn-ipv6", 16),
-	peerLocalIPv4:         be32("local-ipv4"),
-	peerLocalIPv6:         exactly("local-ipv6", 16),
-	peerLocalPort:         port("local-port"),
-	peerKeepaliveInterval: u32("keepalive-interval", maxKeepalive),
-	peerKeepaliveTimeout:  u32("keepalive-timeout", maxKeepalive),
-	peerDelReason:         u32("del-reason", 4),
-	peerVPNRxBytes:        uintOf("vpn-rx-bytes"),
-	peerVPNTxBytes:        uintOf("vpn-tx-bytes"),
-	peerVPNRxPackets:      uintOf("vpn-rx-packets"),
-	peerVPNTxPackets:      uintOf("vpn-tx-packets"),
-	peerLinkRxBytes:       uintOf("link-rx-bytes"),
-	peerLinkTxBytes:       uintOf("link-tx-bytes"),
-	peerLinkRxPackets:     uintOf("link-rx-packets"),
-	peerLinkTxPackets:     uintOf("link-tx-packets"),
-	peerTxID:              u32("tx-id", crypto.MaxPeerID),
+	uapi.PeerID:                u32("id", crypto.MaxPeerID),
+	uapi.PeerRemoteIPv4:        be32("remote-ipv4"),
+	uapi.PeerRemoteIPv6:        exactly("remote-ipv6", 16),
+	uapi.PeerRemoteScopeID:     fullU32("remote-ipv6-scope-id"),
+	uapi.PeerRemotePort:        port("remote-port"),
+	uapi.PeerSocket:            fullU32("socket"),
+	uapi.PeerSocketNetNSID:     s32("socket-netnsid"),
+	uapi.PeerVPNIPv4:           be32("vpn-ipv4"),
+	uapi.PeerVPNIPv6:           exactly("vpn-ipv6", 16),
+	uapi.PeerLocalIPv4:         be32("local-ipv4"),
+	uapi.PeerLocalIPv6:         exactly("local-ipv6", 16),
+	uapi.PeerLocalPort:         port("local-port"),
+	uapi.PeerKeepaliveInterval: u32("keepalive-interval", maxKeepalive),
+	uapi.PeerKeepaliveTimeout:  u32("keepalive-timeout", maxKeepalive),
+	uapi.PeerDelReason:         u32("del-reason", 4),
+	uapi.PeerVPNRxBytes:        uintOf("vpn-rx-bytes"),
+	uapi.PeerVPNTxBytes:        uintOf("vpn-tx-bytes"),
+	uapi.PeerVPNRxPackets:      uintOf("vpn-rx-packets"),
+	uapi.PeerVPNTxPackets:      uintOf("vpn-tx-packets"),
+	uapi.PeerLinkRxBytes:       uintOf("link-rx-bytes"),
+	uapi.PeerLinkTxBytes:       uintOf("link-tx-bytes"),
+	uapi.PeerLinkRxPackets:     uintOf("link-rx-packets"),
+	uapi.PeerLinkTxPackets:     uintOf("link-tx-packets"),
+	uapi.PeerTxID:              u32("tx-id", crypto.MaxPeerID),
 }
 
 // keyPolicies are all attributes of a key.
 var keyPolicies = []attributePolicy{
-	keyPeerID:     u32("peer-id", crypto.MaxPeerID),
-	keySlot:       u32("slot", 1),
-	keyKeyID:      u32("key-id", crypto.MaxKeyID),
-	keyCipher:     u32("cipher-alg", uint64(crypto.ChaCha20Poly1305)),
-	keyEncryptDir: nest("encrypt-dir", keyDirection),
-	keyDecryptDir: nest("decrypt-dir", keyDirection),
+	uapi.KeyPeerID:     u32("peer-id", crypto.MaxPeerID),
+	uapi.KeySlot:       u32("slot", 1),
+	uapi.KeyKeyID:      u32("key-id", crypto.MaxKeyID),
+	uapi.KeyCipher:     u32("cipher-alg", uint64(crypto.ChaCha20Poly1305)),
+	uapi.KeyEncryptDir: nest("encrypt-dir", keyDirection),
+	uapi.KeyDecryptDir: nest("decrypt-dir", keyDirection),
 }
 
 var keyDirection = &attributeSet{name: "keydir", attrs: []attributePolicy{
-	dirCipherKey: atMost("cipher-key", maxCipherKey),
-	dirNonceTail: exactly("nonce-tail", crypto.NonceTailSize),
+	uapi.DirCipherKey: atMost("cipher-key", maxCipherKey),
+	uapi.DirNonceTail: exactly("nonce-tail", crypto.NonceTailSize),
 }}
 
 // subset makes a set of some of the attributes of all. Its highest number is the last one that it has.
@@ -206,22 +135,22 @@ func subset(name string, all []attributePolicy, numbers ...uint16) *attributeSet
 // peerMessage and keyMessage make the set of a message with an interface and one nest.
 func peerMessage(name string, inner *attributeSet) *attributeSet {
 	return &attributeSet{name: name, attrs: []attributePolicy{
-		attrIfindex: fullU32("ifindex"),
-		attrPeer:    nest("peer", inner),
+		uapi.AttrIfindex: fullU32("ifindex"),
+		uapi.AttrPeer:    nest("peer", inner),
 	}}
 }
 
 func keyMessage(name string, inner *attributeSet) *attributeSet {
 	return &attributeSet{name: name, attrs: []attributePolicy{
-		attrIfindex: fullU32("ifindex"),
-		attrKeyconf: nest("keyconf", inner),
+		uapi.AttrIfindex: fullU32("ifindex"),
+		uapi.AttrKeyconf: nest("keyconf", inner),
 	}}
 }
 
 // settable are the attributes of a peer that a request may give it after its creation.
 var settable = []uint16{
-	peerID, peerRemoteIPv4, peerRemoteIPv6, peerRemoteScopeID, peerRemotePort, peerVPNIPv4, peerVPNIPv6,
-	peerLocalIPv4, peerLocalIPv6, peerKeepaliveInterval, peerKeepaliveTimeout, peerTxID,
+	uapi.PeerID, uapi.PeerRemoteIPv4, uapi.PeerRemoteIPv6, uapi.PeerRemoteScopeID, uapi.PeerRemotePort, uapi.PeerVPNIPv4, uapi.PeerVPNIPv6,
+	uapi.PeerLocalIPv4, uapi.PeerLocalIPv6, uapi.PeerKeepaliveInterval, uapi.PeerKeepaliveTimeout, uapi.PeerTxID,
 }
 
 // operation is what the server does for one command. A command without a row is not supported.
@@ -251,65 +180,65 @@ func init() {
 	peer := &attributeSet{name: "peer", attrs: peerPolicies}
 	keyconf := &attributeSet{name: "keyconf", attrs: keyPolicies}
 	f := &families[ovpnFamily]
-	f.name, f.describe, f.announce = familyName, (*request).peerReply, announce
+	f.name, f.describe, f.announce = uapi.FamilyName, (*request).peerReply, announce
 	f.messages = &attributeSet{attrs: []attributePolicy{
-		attrIfindex: fullU32("ifindex"),
-		attrPeer:    nest("peer", peer),
-		attrKeyconf: nest("keyconf", keyconf),
+		uapi.AttrIfindex: fullU32("ifindex"),
+		uapi.AttrPeer:    nest("peer", peer),
+		uapi.AttrKeyconf: nest("keyconf", keyconf),
 	}}
 	f.notifications = map[uint8]string{
-		cmdPeerDelNtf:   "peer-del-ntf",
-		cmdKeySwapNtf:   "key-swap-ntf",
-		cmdPeerFloatNtf: "peer-float-ntf",
+		uapi.CmdPeerDelNtf:   "peer-del-ntf",
+		uapi.CmdKeySwapNtf:   "key-swap-ntf",
+		uapi.CmdPeerFloatNtf: "peer-float-ntf",
 	}
 	f.operations = []operation{
 		{
-			cmd: cmdPeerNew, name: "peer-new", handle: newPeer,
+			cmd: uapi.CmdPeerNew, name: "peer-new", handle: newPeer,
 			do: peerMessage("peer-new", subset("peer-new-input", peerPolicies,
-				append([]uint16{peerSocket}, settable...)...)),
-			nest: attrPeer, required: []uint16{peerID},
+				append([]uint16{uapi.PeerSocket}, settable...)...)),
+			nest: uapi.AttrPeer, required: []uint16{uapi.PeerID},
 		},
 		{
-			cmd: cmdPeerSet, name: "peer-set", handle: setPeer,
+			cmd: uapi.CmdPeerSet, name: "peer-set", handle: setPeer,
 			do:   peerMessage("peer-set", subset("peer-set-input", peerPolicies, settable...)),
-			nest: attrPeer, required: []uint16{peerID},
+			nest: uapi.AttrPeer, required: []uint16{uapi.PeerID},
 		},
 		{
-			cmd: cmdPeerGet, name: "peer-get", handle: getPeer,
+			cmd: uapi.CmdPeerGet, name: "peer-get", handle: getPeer,
 			do: peerMessage("peer-get", peer),
 			dump: &attributeSet{name: "peer-get-dump", attrs: []attributePolicy{
-				attrIfindex: fullU32("ifindex"),
+				uapi.AttrIfindex: fullU32("ifindex"),
 			}},
-			nest: attrPeer, required: []uint16{peerID}, exclusive: true,
+			nest: uapi.AttrPeer, required: []uint16{uapi.PeerID}, exclusive: true,
 		},
 		{
-			cmd: cmdPeerDel, name: "peer-del", handle: deletePeer,
-			do:   peerMessage("peer-del", subset("peer-del-input", peerPolicies, peerID)),
-			nest: attrPeer, required: []uint16{peerID},
+			cmd: uapi.CmdPeerDel, name: "peer-del", handle: deletePeer,
+			do:   peerMessage("peer-del", subset("peer-del-input", peerPolicies, uapi.PeerID)),
+			nest: uapi.AttrPeer, required: []uint16{uapi.PeerID},
 		},
 		{
-			cmd: cmdKeyNew, name: "key-new", handle: newKey, secret: true,
+			cmd: uapi.CmdKeyNew, name: "key-new", handle: newKey, secret: true,
 			do:   keyMessage("key-new", keyconf),
-			nest: attrKeyconf,
+			nest: uapi.AttrKeyconf,
 			required: []uint16{
-				keyPeerID, keySlot, keyKeyID, keyCipher, keyEncryptDir, keyDecryptDir,
+				uapi.KeyPeerID, uapi.KeySlot, uapi.KeyKeyID, uapi.KeyCipher, uapi.KeyEncryptDir, uapi.KeyDecryptDir,
 			},
 		},
 		{
-			cmd: cmdKeyGet, name: "key-get", handle: getKey,
+			cmd: uapi.CmdKeyGet, name: "key-get", handle: getKey,
 			do: keyMessage("key-get", subset("keyconf-get", keyPolicies,
-				keyPeerID, keySlot, keyKeyID, keyCipher)),
-			nest: attrKeyconf, required: []uint16{keyPeerID, keySlot}, exclusive: true,
+				uapi.KeyPeerID, uapi.KeySlot, uapi.KeyKeyID, uapi.KeyCipher)),
+			nest: uapi.AttrKeyconf, required: []uint16{uapi.KeyPeerID, uapi.KeySlot}, exclusive: true,
 		},
 		{
-			cmd: cmdKeySwap, name: "key-swap", handle: swapKeys,
-			do:   keyMessage("key-swap", subset("keyconf-swap-input", keyPolicies, keyPeerID)),
-			nest: attrKeyconf, required: []uint16{keyPeerID},
+			cmd: uapi.CmdKeySwap, name: "key-swap", handle: swapKeys,
+			do:   keyMessage("key-swap", subset("keyconf-swap-input", keyPolicies, uapi.KeyPeerID)),
+			nest: uapi.AttrKeyconf, required: []uint16{uapi.KeyPeerID},
 		},
 		{
-			cmd: cmdKeyDel, name: "key-del", handle: deleteKey,
-			do:   keyMessage("key-del", subset("keyconf-del-input", keyPolicies, keyPeerID, keySlot)),
-			nest: attrKeyconf, required: []uint16{keyPeerID, keySlot},
+			cmd: uapi.CmdKeyDel, name: "key-del", handle: deleteKey,
+			do:   keyMessage("key-del", subset("keyconf-del-input", keyPolicies, uapi.KeyPeerID, uapi.KeySlot)),
+			nest: uapi.AttrKeyconf, required: []uint16{uapi.KeyPeerID, uapi.KeySlot},
 		},
 	}
 }

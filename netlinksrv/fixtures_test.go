@@ -15,6 +15,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun/netns"
 )
@@ -422,7 +423,7 @@ func addDevice(t testing.TB, s *Server, ifindex int, mode peers.Mode) *fakeDevic
 		d.notify = cfg.Notify
 		return d, nil
 	}
-	if _, err := s.createLink(datapath.Config{Name: d.name, Mode: mode}, linkKind, queueCounts{tx: 1, rx: 1}); err != nil {
+	if _, err := s.createLink(datapath.Config{Name: d.name, Mode: mode}, uapi.LinkKind, queueCounts{tx: 1, rx: 1}); err != nil {
 		t.Fatal(err)
 	}
 	s.newDevice = was
@@ -571,7 +572,7 @@ func message(cmd uint8, flags uint16, fields ...field) []byte {
 
 // ask builds a request about the fake device.
 func ask(cmd uint8, fields ...field) []byte {
-	return message(cmd, requestFlags, append([]field{f32(attrIfindex, testIfindex)}, fields...)...)
+	return message(cmd, requestFlags, append([]field{f32(uapi.AttrIfindex, testIfindex)}, fields...)...)
 }
 
 // refusal is what a client learns from an NLMSG_ERROR or NLMSG_DONE message; the zero value is a success.

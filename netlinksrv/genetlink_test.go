@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -109,10 +110,10 @@ func TestGoLibrary(t *testing.T) {
 
 	request := func(flags netlink.HeaderFlags, id uint32) ([]genetlink.Message, error) {
 		e := netlink.NewAttributeEncoder()
-		e.Uint32(attrIfindex, testIfindex)
+		e.Uint32(uapi.AttrIfindex, testIfindex)
 		if flags&netlink.Dump == 0 {
-			e.Nested(attrPeer, func(e *netlink.AttributeEncoder) error {
-				e.Uint32(peerID, id)
+			e.Nested(uapi.AttrPeer, func(e *netlink.AttributeEncoder) error {
+				e.Uint32(uapi.PeerID, id)
 				return nil
 			})
 		}
@@ -121,12 +122,12 @@ func TestGoLibrary(t *testing.T) {
 			t.Fatal(err)
 		}
 		return conn.Execute(genetlink.Message{
-			Header: genetlink.Header{Command: cmdPeerGet, Version: 1}, Data: data,
+			Header: genetlink.Header{Command: uapi.CmdPeerGet, Version: 1}, Data: data,
 		}, family.ID, netlink.Request|flags)
 	}
 	for _, flags := range []netlink.HeaderFlags{0, netlink.Dump} {
 		got, err := request(flags, 5)
-		if err != nil || len(got) != 1 || got[0].Header.Command != cmdPeerGet {
+		if err != nil || len(got) != 1 || got[0].Header.Command != uapi.CmdPeerGet {
 			t.Errorf("PEER_GET with flags %v: %+v, %v", flags, got, err)
 		}
 	}

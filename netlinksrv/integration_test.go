@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun/netns"
 )
@@ -196,7 +197,7 @@ func TestIntegrationRelay(t *testing.T) {
 		c := clientIn(t, s, ns, newTask(t))
 		req := control(unix.CTRL_CMD_GETFAMILY, dumpFlags)
 		want := native(t, ns, c.Port(), nil, req)
-		if slices.Contains(familyNames(want), familyName) {
+		if slices.Contains(familyNames(want), uapi.FamilyName) {
 			skip(t, "this kernel has the module")
 		}
 		want = slices.Insert(want, len(want)-1, s.describeFamilies(header{seq: testSeq}, c.Port()))
@@ -502,7 +503,7 @@ func TestIntegrationLink(t *testing.T) {
 		t.Error("the interface is still there")
 	}
 	c := clientIn(t, s, ns, newTask(t))
-	req := message(cmdPeerGet, requestFlags, f32(attrIfindex, link.index))
+	req := message(uapi.CmdPeerGet, requestFlags, f32(uapi.AttrIfindex, link.index))
 	nativeEndian.PutUint16(req[4:], s.ids[ovpnFamily].family)
 	if got := c.outcome(req); got.Errno != unix.ENODEV {
 		t.Errorf("request for a deleted link: %v, want ENODEV", got.Errno)
@@ -538,7 +539,7 @@ func TestIntegrationPeers(t *testing.T) {
 		}
 	}
 	do := func(cmd uint8, fields ...field) [][]byte {
-		msg := message(cmd, requestFlags, append([]field{f32(attrIfindex, ifindex)}, fields...)...)
+		msg := message(cmd, requestFlags, append([]field{f32(uapi.AttrIfindex, ifindex)}, fields...)...)
 		nativeEndian.PutUint16(msg[4:], s.ids[ovpnFamily].family)
 		return c.ask(msg)
 	}
@@ -550,31 +551,31 @@ func TestIntegrationPeers(t *testing.T) {
 		}
 	}
 	for id, fd := range map[uint32]uint32{1: 20, 2: 21} {
-		succeed(cmdPeerNew, fnest(attrPeer, f32(peerID, id), f32(peerSocket, fd), faddr(peerRemoteIPv4, "192.0.2.1"),
-			f16(peerRemotePort, 1194), faddr(peerVPNIPv4, fmt.Sprintf("10.8.0.%d", id))))
+		succeed(uapi.CmdPeerNew, fnest(uapi.AttrPeer, f32(uapi.PeerID, id), f32(uapi.PeerSocket, fd), faddr(uapi.PeerRemoteIPv4, "192.0.2.1"),
+			f16(uapi.PeerRemotePort, 1194), faddr(uapi.PeerVPNIPv4, fmt.Sprintf("10.8.0.%d", id))))
 	}
-	succeed(cmdKeyNew, fnest(attrKeyconf, f32(keyPeerID, 1), f32(keySlot, 0), f32(keyKeyID, 3), f32(keyCipher, 1),
-		direction(keyEncryptDir, make([]byte, 32)), direction(keyDecryptDir, make([]byte, 32))))
+	succeed(uapi.CmdKeyNew, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 1), f32(uapi.KeySlot, 0), f32(uapi.KeyKeyID, 3), f32(uapi.KeyCipher, 1),
+		direction(uapi.KeyEncryptDir, make([]byte, 32)), direction(uapi.KeyDecryptDir, make([]byte, 32))))
 	attrs := func(id uint32) map[uint16]attribute {
 		found := map[uint16]attribute{}
-		each(do(cmdPeerGet, fnest(attrPeer, f32(peerID, id)))[0], firstAttribute, func(a attribute) {
+		each(do(uapi.CmdPeerGet, fnest(uapi.AttrPeer, f32(uapi.PeerID, id)))[0], firstAttribute, func(a attribute) {
 			eachInside(a, func(a attribute) { found[a.number()] = a })
 		})
 		return found
 	}
 	one, two := attrs(1), attrs(2)
-	if a := one[peerSocketNetNSID]; a.present() {
+	if a := one[uapi.PeerSocketNetNSID]; a.present() {
 		t.Error("a socket in the requester's namespace has a namespace id")
 	}
-	if a := two[peerSocketNetNSID]; !a.present() || int32(a.u32()) < 0 {
+	if a := two[uapi.PeerSocketNetNSID]; !a.present() || int32(a.u32()) < 0 {
 		t.Errorf("namespace id of a socket elsewhere: %+v", a)
 	}
-	if got := one[peerLocalPort].be16(); got != 1194 {
+	if got := one[uapi.PeerLocalPort].be16(); got != 1194 {
 		t.Errorf("local port %d", got)
 	}
 	// The listener is where peer 2's socket is, and the stranger where the device is.
-	succeed(cmdPeerDel, fnest(attrPeer, f32(peerID, 2)))
-	if got := listener.in.take(); len(got) != 1 || got[0][headerSize] != cmdPeerDelNtf {
+	succeed(uapi.CmdPeerDel, fnest(uapi.AttrPeer, f32(uapi.PeerID, 2)))
+	if got := listener.in.take(); len(got) != 1 || got[0][headerSize] != uapi.CmdPeerDelNtf {
 		t.Errorf("notifications in the socket's namespace:\n%s", hexLines(got))
 	}
 	if got := stranger.in.take(); len(got) != 0 {
@@ -582,7 +583,7 @@ func TestIntegrationPeers(t *testing.T) {
 	}
 	// Deleting the link announces peer 1 before the kernel has even seen the request.
 	s.Route(task, ns, routeMessage(unix.RTM_DELLINK, requestFlags, ifinfo{index: ifindex}))
-	if got := stranger.in.take(); len(got) != 1 || got[0][headerSize] != cmdPeerDelNtf {
+	if got := stranger.in.take(); len(got) != 1 || got[0][headerSize] != uapi.CmdPeerDelNtf {
 		t.Errorf("notifications when the link is deleted:\n%s", hexLines(got))
 	}
 }

@@ -9,17 +9,18 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
 // keyFields is a complete keyconf for peer 0.
 func keyFields(cipher crypto.Cipher, key []byte) field {
-	return fnest(attrKeyconf, f32(keyPeerID, 0), f32(keySlot, 1), f32(keyKeyID, 3), f32(keyCipher, uint32(cipher)),
-		direction(keyEncryptDir, key), direction(keyDecryptDir, key))
+	return fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 0), f32(uapi.KeySlot, 1), f32(uapi.KeyKeyID, 3), f32(uapi.KeyCipher, uint32(cipher)),
+		direction(uapi.KeyEncryptDir, key), direction(uapi.KeyDecryptDir, key))
 }
 
 func direction(number uint16, key []byte) field {
-	return fnest(number, fraw(dirCipherKey, key...), fraw(dirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8))
+	return fnest(number, fraw(uapi.DirCipherKey, key...), fraw(uapi.DirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8))
 }
 
 // keyDevice has peer 5 with one key in the primary slot.
@@ -38,12 +39,12 @@ func keyDevice(t *testing.T) (*fakeDevice, *client) {
 func TestKeyOps(t *testing.T) {
 	const nestAt = firstAttribute + 8
 	key16, key17, key32 := make([]byte, 16), make([]byte, 17), make([]byte, 32)
-	tail := fraw(dirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8)
-	head := []field{f32(keyPeerID, 5), f32(keySlot, 1), f32(keyKeyID, 3), f32(keyCipher, 1)}
-	keyconf := func(fields ...field) field { return fnest(attrKeyconf, fields...) }
+	tail := fraw(uapi.DirNonceTail, 1, 2, 3, 4, 5, 6, 7, 8)
+	head := []field{f32(uapi.KeyPeerID, 5), f32(uapi.KeySlot, 1), f32(uapi.KeyKeyID, 3), f32(uapi.KeyCipher, 1)}
+	keyconf := func(fields ...field) field { return fnest(uapi.AttrKeyconf, fields...) }
 	whole := func(id, cipher uint32, encrypt, decrypt []byte) field {
-		return keyconf(f32(keyPeerID, id), f32(keySlot, 1), f32(keyKeyID, 3), f32(keyCipher, cipher),
-			direction(keyEncryptDir, encrypt), direction(keyDecryptDir, decrypt))
+		return keyconf(f32(uapi.KeyPeerID, id), f32(uapi.KeySlot, 1), f32(uapi.KeyKeyID, 3), f32(uapi.KeyCipher, cipher),
+			direction(uapi.KeyEncryptDir, encrypt), direction(uapi.KeyDecryptDir, decrypt))
 	}
 	// Where the directions lie in a keyconf that begins with head.
 	const encryptAt = nestAt + attributeHeader + 4*8
@@ -56,64 +57,64 @@ func TestKeyOps(t *testing.T) {
 		fails map[string]error
 		want  refusal
 	}{
-		{"K1", ask(cmdKeyNew), nil, missing(attrKeyconf, 0)},
-		{"K2 peer-id", ask(cmdKeyNew, keyconf()), nil, missing(keyPeerID, nestAt)},
-		{"K2 slot", ask(cmdKeyNew, keyconf(head[:1]...)), nil, missing(keySlot, nestAt)},
-		{"K2 key-id", ask(cmdKeyNew, keyconf(head[:2]...)), nil, missing(keyKeyID, nestAt)},
-		{"K2 cipher-alg", ask(cmdKeyNew, keyconf(head[:3]...)), nil, missing(keyCipher, nestAt)},
-		{"K2 encrypt-dir", ask(cmdKeyNew, keyconf(append(head[:4:4], direction(keyDecryptDir, key16))...)), nil,
-			missing(keyEncryptDir, nestAt)},
-		{"K2 decrypt-dir", ask(cmdKeyNew, keyconf(append(head[:4:4], direction(keyEncryptDir, key16))...)), nil,
-			missing(keyDecryptDir, nestAt)},
-		{"K2 before K3", ask(cmdKeyNew, keyconf(f32(keyCipher, 0))), nil, missing(keyPeerID, nestAt)},
-		{"K3", ask(cmdKeyNew, whole(5, 0, key16, key16)), nil, refusal{Errno: unix.EINVAL, Text: "ovpn: unsupported cipher"}},
-		{"K3 before K4", ask(cmdKeyNew, keyconf(append(head[:3:3], f32(keyCipher, 0), fnest(keyEncryptDir), fnest(keyDecryptDir))...)),
+		{"K1", ask(uapi.CmdKeyNew), nil, missing(uapi.AttrKeyconf, 0)},
+		{"K2 peer-id", ask(uapi.CmdKeyNew, keyconf()), nil, missing(uapi.KeyPeerID, nestAt)},
+		{"K2 slot", ask(uapi.CmdKeyNew, keyconf(head[:1]...)), nil, missing(uapi.KeySlot, nestAt)},
+		{"K2 key-id", ask(uapi.CmdKeyNew, keyconf(head[:2]...)), nil, missing(uapi.KeyKeyID, nestAt)},
+		{"K2 cipher-alg", ask(uapi.CmdKeyNew, keyconf(head[:3]...)), nil, missing(uapi.KeyCipher, nestAt)},
+		{"K2 encrypt-dir", ask(uapi.CmdKeyNew, keyconf(append(head[:4:4], direction(uapi.KeyDecryptDir, key16))...)), nil,
+			missing(uapi.KeyEncryptDir, nestAt)},
+		{"K2 decrypt-dir", ask(uapi.CmdKeyNew, keyconf(append(head[:4:4], direction(uapi.KeyEncryptDir, key16))...)), nil,
+			missing(uapi.KeyDecryptDir, nestAt)},
+		{"K2 before K3", ask(uapi.CmdKeyNew, keyconf(f32(uapi.KeyCipher, 0))), nil, missing(uapi.KeyPeerID, nestAt)},
+		{"K3", ask(uapi.CmdKeyNew, whole(5, 0, key16, key16)), nil, refusal{Errno: unix.EINVAL, Text: "ovpn: unsupported cipher"}},
+		{"K3 before K4", ask(uapi.CmdKeyNew, keyconf(append(head[:3:3], f32(uapi.KeyCipher, 0), fnest(uapi.KeyEncryptDir), fnest(uapi.KeyDecryptDir))...)),
 			nil, refusal{Errno: unix.EINVAL, Text: "ovpn: unsupported cipher"}},
-		{"K4 encrypt key", ask(cmdKeyNew, keyconf(append(head[:4:4], fnest(keyEncryptDir, tail), fnest(keyDecryptDir))...)), nil,
-			missing(dirCipherKey, encryptAt)},
-		{"K4 encrypt tail", ask(cmdKeyNew, keyconf(append(head[:4:4], fnest(keyEncryptDir, fraw(dirCipherKey)), fnest(keyDecryptDir))...)),
-			nil, missing(dirNonceTail, encryptAt)},
-		{"K4 decrypt key", ask(cmdKeyNew, keyconf(append(head[:4:4], direction(keyEncryptDir, key16), fnest(keyDecryptDir))...)), nil,
-			missing(dirCipherKey, encryptAt+4+20+12)},
-		{"K4 decrypt tail", ask(cmdKeyNew, keyconf(append(head[:4:4], direction(keyEncryptDir, key16),
-			fnest(keyDecryptDir, fraw(dirCipherKey, key16...)))...)), nil, missing(dirNonceTail, encryptAt+4+20+12)},
-		{"K5", ask(cmdKeyNew, whole(6, 1, key16, key16)), nil, refusal{Errno: unix.ENOENT, Text: "ovpn: no peer with id 6 to set key for"}},
-		{"K5 before K6", ask(cmdKeyNew, whole(6, 1, key17, key17)), nil,
+		{"K4 encrypt key", ask(uapi.CmdKeyNew, keyconf(append(head[:4:4], fnest(uapi.KeyEncryptDir, tail), fnest(uapi.KeyDecryptDir))...)), nil,
+			missing(uapi.DirCipherKey, encryptAt)},
+		{"K4 encrypt tail", ask(uapi.CmdKeyNew, keyconf(append(head[:4:4], fnest(uapi.KeyEncryptDir, fraw(uapi.DirCipherKey)), fnest(uapi.KeyDecryptDir))...)),
+			nil, missing(uapi.DirNonceTail, encryptAt)},
+		{"K4 decrypt key", ask(uapi.CmdKeyNew, keyconf(append(head[:4:4], direction(uapi.KeyEncryptDir, key16), fnest(uapi.KeyDecryptDir))...)), nil,
+			missing(uapi.DirCipherKey, encryptAt+4+20+12)},
+		{"K4 decrypt tail", ask(uapi.CmdKeyNew, keyconf(append(head[:4:4], direction(uapi.KeyEncryptDir, key16),
+			fnest(uapi.KeyDecryptDir, fraw(uapi.DirCipherKey, key16...)))...)), nil, missing(uapi.DirNonceTail, encryptAt+4+20+12)},
+		{"K5", ask(uapi.CmdKeyNew, whole(6, 1, key16, key16)), nil, refusal{Errno: unix.ENOENT, Text: "ovpn: no peer with id 6 to set key for"}},
+		{"K5 before K6", ask(uapi.CmdKeyNew, whole(6, 1, key17, key17)), nil,
 			refusal{Errno: unix.ENOENT, Text: "ovpn: no peer with id 6 to set key for"}},
-		{"K6 encrypt", ask(cmdKeyNew, whole(5, 1, key17, key16)), nil,
+		{"K6 encrypt", ask(uapi.CmdKeyNew, whole(5, 1, key17, key16)), nil,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: cannot install new key for peer 5"}},
-		{"K6 decrypt", ask(cmdKeyNew, whole(5, 1, key16, key17)), nil,
+		{"K6 decrypt", ask(uapi.CmdKeyNew, whole(5, 1, key16, key17)), nil,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: cannot install new key for peer 5"}},
-		{"K6 ChaCha20-Poly1305", ask(cmdKeyNew, whole(5, 2, key16, key32)), nil,
+		{"K6 ChaCha20-Poly1305", ask(uapi.CmdKeyNew, whole(5, 2, key16, key32)), nil,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: cannot install new key for peer 5"}},
-		{"K6 no key", ask(cmdKeyNew, whole(5, 1, nil, nil)), nil,
+		{"K6 no key", ask(uapi.CmdKeyNew, whole(5, 1, nil, nil)), nil,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: cannot install new key for peer 5"}},
-		{"K7", ask(cmdKeyNew, whole(5, 1, key16, key16)), map[string]error{"InstallKey": crypto.ErrUnsupportedCipher},
+		{"K7", ask(uapi.CmdKeyNew, whole(5, 1, key16, key16)), map[string]error{"InstallKey": crypto.ErrUnsupportedCipher},
 			refusal{Errno: unix.ENOENT, Text: "ovpn: cannot install new key for peer 5"}},
-		{"policy before everything", message(cmdKeyNew, requestFlags, keyconf(f32(keySlot, 2))), nil,
-			refusal{unix.ERANGE, "integer out of range", firstAttribute + 4, described(&keyPolicies[keySlot]), 0, 0}},
+		{"policy before everything", message(uapi.CmdKeyNew, requestFlags, keyconf(f32(uapi.KeySlot, 2))), nil,
+			refusal{unix.ERANGE, "integer out of range", firstAttribute + 4, described(&keyPolicies[uapi.KeySlot]), 0, 0}},
 
-		{"KEY_GET keyconf", ask(cmdKeyGet), nil, missing(attrKeyconf, 0)},
-		{"KEY_GET peer-id", ask(cmdKeyGet, keyconf(f32(keySlot, 0))), nil, missing(keyPeerID, nestAt)},
-		{"KEY_GET slot", ask(cmdKeyGet, keyconf(f32(keyPeerID, 5), f32(keyKeyID, 0))), nil, missing(keySlot, nestAt)},
-		{"KEY_GET key-id", ask(cmdKeyGet, keyconf(f32(keyPeerID, 5), f32(keySlot, 0), f32(keyCipher, 0), f32(keyKeyID, 0))), nil,
+		{"KEY_GET keyconf", ask(uapi.CmdKeyGet), nil, missing(uapi.AttrKeyconf, 0)},
+		{"KEY_GET peer-id", ask(uapi.CmdKeyGet, keyconf(f32(uapi.KeySlot, 0))), nil, missing(uapi.KeyPeerID, nestAt)},
+		{"KEY_GET slot", ask(uapi.CmdKeyGet, keyconf(f32(uapi.KeyPeerID, 5), f32(uapi.KeyKeyID, 0))), nil, missing(uapi.KeySlot, nestAt)},
+		{"KEY_GET key-id", ask(uapi.CmdKeyGet, keyconf(f32(uapi.KeyPeerID, 5), f32(uapi.KeySlot, 0), f32(uapi.KeyCipher, 0), f32(uapi.KeyKeyID, 0))), nil,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: unexpected attribute 3"}},
-		{"KEY_GET cipher-alg", ask(cmdKeyGet, keyconf(f32(keyPeerID, 5), f32(keySlot, 0), f32(keyCipher, 0))), nil,
+		{"KEY_GET cipher-alg", ask(uapi.CmdKeyGet, keyconf(f32(uapi.KeyPeerID, 5), f32(uapi.KeySlot, 0), f32(uapi.KeyCipher, 0))), nil,
 			refusal{Errno: unix.EINVAL, Text: "ovpn: unexpected attribute 4"}},
-		{"KEY_GET peer", ask(cmdKeyGet, keyconf(f32(keyPeerID, 6), f32(keySlot, 0))), nil,
+		{"KEY_GET peer", ask(uapi.CmdKeyGet, keyconf(f32(uapi.KeyPeerID, 6), f32(uapi.KeySlot, 0))), nil,
 			refusal{Errno: unix.ENOENT, Text: "ovpn: cannot find peer with id 6"}},
-		{"KEY_GET empty slot", ask(cmdKeyGet, keyconf(f32(keyPeerID, 5), f32(keySlot, 1))), nil,
+		{"KEY_GET empty slot", ask(uapi.CmdKeyGet, keyconf(f32(uapi.KeyPeerID, 5), f32(uapi.KeySlot, 1))), nil,
 			refusal{Errno: unix.ENOENT, Text: "ovpn: cannot extract key from slot 1 for peer 5"}},
 
-		{"KEY_SWAP keyconf", ask(cmdKeySwap), nil, missing(attrKeyconf, 0)},
-		{"KEY_SWAP peer-id", ask(cmdKeySwap, keyconf()), nil, missing(keyPeerID, nestAt)},
-		{"KEY_SWAP peer", ask(cmdKeySwap, keyconf(f32(keyPeerID, 6))), nil,
+		{"KEY_SWAP keyconf", ask(uapi.CmdKeySwap), nil, missing(uapi.AttrKeyconf, 0)},
+		{"KEY_SWAP peer-id", ask(uapi.CmdKeySwap, keyconf()), nil, missing(uapi.KeyPeerID, nestAt)},
+		{"KEY_SWAP peer", ask(uapi.CmdKeySwap, keyconf(f32(uapi.KeyPeerID, 6))), nil,
 			refusal{Errno: unix.ENOENT, Text: "ovpn: no peer with id 6 to swap keys for"}},
 
-		{"KEY_DEL keyconf", ask(cmdKeyDel), nil, missing(attrKeyconf, 0)},
-		{"KEY_DEL peer-id", ask(cmdKeyDel, keyconf(f32(keySlot, 0))), nil, missing(keyPeerID, nestAt)},
-		{"KEY_DEL slot", ask(cmdKeyDel, keyconf(f32(keyPeerID, 5))), nil, missing(keySlot, nestAt)},
-		{"KEY_DEL peer", ask(cmdKeyDel, keyconf(f32(keyPeerID, 6), f32(keySlot, 0))), nil,
+		{"KEY_DEL keyconf", ask(uapi.CmdKeyDel), nil, missing(uapi.AttrKeyconf, 0)},
+		{"KEY_DEL peer-id", ask(uapi.CmdKeyDel, keyconf(f32(uapi.KeySlot, 0))), nil, missing(uapi.KeyPeerID, nestAt)},
+		{"KEY_DEL slot", ask(uapi.CmdKeyDel, keyconf(f32(uapi.KeyPeerID, 5))), nil, missing(uapi.KeySlot, nestAt)},
+		{"KEY_DEL peer", ask(uapi.CmdKeyDel, keyconf(f32(uapi.KeyPeerID, 6), f32(uapi.KeySlot, 0))), nil,
 			refusal{Errno: unix.ENOENT, Text: "ovpn: no peer with id 6 to delete key for"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -142,9 +143,9 @@ func TestKeysChange(t *testing.T) {
 		}
 	}
 	encrypt, decrypt := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 24)
-	succeed("KEY_NEW", ask(cmdKeyNew, fnest(attrKeyconf, f32(keyPeerID, 5), f32(keySlot, 1), f32(keyKeyID, 7), f32(keyCipher, 1),
-		fnest(keyEncryptDir, fraw(dirCipherKey, encrypt...), fraw(dirNonceTail, 1, 1, 1, 1, 1, 1, 1, 1)),
-		fnest(keyDecryptDir, fraw(dirCipherKey, decrypt...), fraw(dirNonceTail, 2, 2, 2, 2, 2, 2, 2, 2)))))
+	succeed("KEY_NEW", ask(uapi.CmdKeyNew, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 5), f32(uapi.KeySlot, 1), f32(uapi.KeyKeyID, 7), f32(uapi.KeyCipher, 1),
+		fnest(uapi.KeyEncryptDir, fraw(uapi.DirCipherKey, encrypt...), fraw(uapi.DirNonceTail, 1, 1, 1, 1, 1, 1, 1, 1)),
+		fnest(uapi.KeyDecryptDir, fraw(uapi.DirCipherKey, decrypt...), fraw(uapi.DirNonceTail, 2, 2, 2, 2, 2, 2, 2, 2)))))
 	want := crypto.KeyConfig{
 		ID: 7, Cipher: crypto.AESGCM,
 		Encrypt: crypto.Direction{Key: encrypt, NonceTail: [8]byte{1, 1, 1, 1, 1, 1, 1, 1}},
@@ -154,11 +155,11 @@ func TestKeysChange(t *testing.T) {
 		t.Errorf("installed key (-want +got):\n%s", diff)
 	}
 	first := d.peers[0].keys[crypto.Primary]
-	succeed("KEY_SWAP", ask(cmdKeySwap, fnest(attrKeyconf, f32(keyPeerID, 5))))
+	succeed("KEY_SWAP", ask(uapi.CmdKeySwap, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 5))))
 	if diff := cmp.Diff([2]crypto.KeyConfig{want, first}, d.peers[0].keys); diff != "" {
 		t.Errorf("keys after KEY_SWAP (-want +got):\n%s", diff)
 	}
-	del := ask(cmdKeyDel, fnest(attrKeyconf, f32(keyPeerID, 5), f32(keySlot, 0)))
+	del := ask(uapi.CmdKeyDel, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 5), f32(uapi.KeySlot, 0)))
 	succeed("KEY_DEL", del)
 	succeed("KEY_DEL of an empty slot", del)
 	if diff := cmp.Diff([2]crypto.KeyConfig{{}, first}, d.peers[0].keys); diff != "" {

@@ -6,17 +6,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/tun/netns"
 )
 
-// The rtnetlink kinds of the links that the server makes (IFLA_INFO_KIND): the kernel's, and that of the module which came
-// before it. They differ in name only.
-const (
-	linkKind    = "ovpn"
-	dcoLinkKind = "ovpn-dco"
-)
+// dcoLinkKind is the rtnetlink kind (IFLA_INFO_KIND) of links of the module that came before the kernel's. They differ from
+// those of uapi.LinkKind in name only.
+const dcoLinkKind = "ovpn-dco"
 
-func isLinkKind(kind string) bool { return kind == linkKind || kind == dcoLinkKind }
+func isLinkKind(kind string) bool { return kind == uapi.LinkKind || kind == dcoLinkKind }
 
 // link is an interface of kind ovpn.
 type link struct {

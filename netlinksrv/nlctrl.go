@@ -4,6 +4,8 @@ import (
 	"bytes"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // The generic netlink controller, "nlctrl", tells clients which families there are. The kernel's answers for all
@@ -176,7 +178,7 @@ func (s *Server) describeFamily(family int, req header, port uint32, flags uint1
 		unix.CTRL_CMD_NEWFAMILY, ctrlVersion)
 	b.text(unix.CTRL_ATTR_FAMILY_NAME, f.name)
 	b.u16(unix.CTRL_ATTR_FAMILY_ID, ids.family)
-	b.u32(unix.CTRL_ATTR_VERSION, familyVersion)
+	b.u32(unix.CTRL_ATTR_VERSION, uapi.FamilyVersion)
 	b.u32(unix.CTRL_ATTR_HDRSIZE, 0)
 	b.u32(unix.CTRL_ATTR_MAXATTR, 0)
 	// These nests are older than NLA_F_NESTED and do not have it. They count their members from 1.
@@ -191,7 +193,7 @@ func (s *Server) describeFamily(family int, req header, port uint32, flags uint1
 	groups := b.nest(unix.CTRL_ATTR_MCAST_GROUPS)
 	one := b.nest(1)
 	b.u32(unix.CTRL_ATTR_MCAST_GRP_ID, ids.group)
-	b.text(unix.CTRL_ATTR_MCAST_GRP_NAME, groupName)
+	b.text(unix.CTRL_ATTR_MCAST_GRP_NAME, uapi.GroupName)
 	b.endNest(one)
 	b.endNest(groups)
 	b.endMessage(start)

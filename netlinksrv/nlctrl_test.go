@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -217,7 +218,7 @@ func TestGetPolicy(t *testing.T) {
 		}
 	}
 	t.Run("PEER_DEL", func(t *testing.T) {
-		got := join(c.ask(control(unix.CTRL_CMD_GETPOLICY, dumpFlags, fname("ovpn"), f32(unix.CTRL_ATTR_OP, cmdPeerDel))))
+		got := join(c.ask(control(unix.CTRL_CMD_GETPOLICY, dumpFlags, fname("ovpn"), f32(unix.CTRL_ATTR_OP, uapi.CmdPeerDel))))
 		want := unhex(t, `
 			2c000000 1000 0200 00000000 00000000  0a 02 0000
 			0600 0100 2400 0000
@@ -289,12 +290,12 @@ func TestGetPolicy(t *testing.T) {
 				t.Errorf("attribute %d of policy %d is described %d times", key[1], key[0], n)
 			}
 		}
-		for _, absent := range [][2]uint16{{1, peerRemoteIPv4}, {1, peerRemotePort}, {1, peerLocalPort}, {6, attrPeer}} {
+		for _, absent := range [][2]uint16{{1, uapi.PeerRemoteIPv4}, {1, uapi.PeerRemotePort}, {1, uapi.PeerLocalPort}, {6, uapi.AttrPeer}} {
 			if described[absent] != 0 {
 				t.Errorf("attribute %d of policy %d is described", absent[1], absent[0])
 			}
 		}
-		for _, present := range [][2]uint16{{1, peerTxID}, {5, peerLinkTxPackets}, {11, dirCipherKey}, {17, keySlot}} {
+		for _, present := range [][2]uint16{{1, uapi.PeerTxID}, {5, uapi.PeerLinkTxPackets}, {11, uapi.DirCipherKey}, {17, uapi.KeySlot}} {
 			if described[present] != 1 {
 				t.Errorf("attribute %d of policy %d is not described", present[1], present[0])
 			}
@@ -302,7 +303,7 @@ func TestGetPolicy(t *testing.T) {
 	})
 	t.Run("unknown operation", func(t *testing.T) {
 		c := newExplainedClient(t, s)
-		req := control(unix.CTRL_CMD_GETPOLICY, dumpFlags, fname("ovpn"), f32(unix.CTRL_ATTR_OP, cmdPeerDelNtf))
+		req := control(unix.CTRL_CMD_GETPOLICY, dumpFlags, fname("ovpn"), f32(unix.CTRL_ATTR_OP, uapi.CmdPeerDelNtf))
 		want := refusal{Errno: unix.ENOENT, Offset: firstAttribute + 12}
 		if diff := cmp.Diff(want, c.outcome(req)); diff != "" {
 			t.Errorf("refusal (-want +got):\n%s", diff)

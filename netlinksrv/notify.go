@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // notify multicasts an event of a device to the members of each family's group "peers" in the network namespace of the peer's
@@ -34,25 +35,25 @@ func (s *Server) notify(ev datapath.Event) {
 // announce is the kernel's family's.
 func announce(b *builder, h header, ev datapath.Event) bool {
 	begin := func(cmd uint8, nest uint16) (message, inner int) {
-		message = b.generic(h, cmd, familyVersion)
-		b.u32(attrIfindex, uint32(ev.Ifindex))
+		message = b.generic(h, cmd, uapi.FamilyVersion)
+		b.u32(uapi.AttrIfindex, uint32(ev.Ifindex))
 		return message, b.nest(nest | unix.NLA_F_NESTED)
 	}
 	var message, inner int
 	switch ev.Kind {
 	case datapath.PeerDeleted:
-		message, inner = begin(cmdPeerDelNtf, attrPeer)
-		b.u32(peerDelReason, uint32(ev.Reason))
-		b.u32(peerID, ev.PeerID)
+		message, inner = begin(uapi.CmdPeerDelNtf, uapi.AttrPeer)
+		b.u32(uapi.PeerDelReason, uint32(ev.Reason))
+		b.u32(uapi.PeerID, ev.PeerID)
 	case datapath.PeerFloated:
-		message, inner = begin(cmdPeerFloatNtf, attrPeer)
-		b.u32(peerID, ev.PeerID)
+		message, inner = begin(uapi.CmdPeerFloatNtf, uapi.AttrPeer)
+		b.u32(uapi.PeerID, ev.PeerID)
 		b.remote(ev.Remote, ev.ScopeID)
 	case datapath.KeyExhausted:
-		message, inner = begin(cmdKeySwapNtf, attrKeyconf)
-		b.u32(keyPeerID, ev.PeerID)
+		message, inner = begin(uapi.CmdKeySwapNtf, uapi.AttrKeyconf)
+		b.u32(uapi.KeyPeerID, ev.PeerID)
 		// 16 bits, although the attribute has 32 everywhere else: that is what the kernel sends and clients read.
-		b.u16(keyKeyID, uint16(ev.KeyID))
+		b.u16(uapi.KeyKeyID, uint16(ev.KeyID))
 	default:
 		return false
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun/netns"
 )
@@ -47,7 +48,7 @@ func TestNotifyBeforeAck(t *testing.T) {
 	d.peers = []*fakePeer{{info: datapath.PeerInfo{ID: 3}}}
 	c := newClient(t, s)
 	c.join()
-	req := ask(cmdPeerDel, fnest(attrPeer, f32(peerID, 3)))
+	req := ask(uapi.CmdPeerDel, fnest(uapi.AttrPeer, f32(uapi.PeerID, 3)))
 	want := [][]byte{
 		announced(s, ovpnFamily, datapath.Event{Kind: datapath.PeerDeleted, Ifindex: testIfindex, PeerID: 3, Reason: peers.Userspace}),
 		acknowledge(req, c.Port(), nil, ackOptions{}),

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -17,8 +18,8 @@ func newPeer(r *request) ([]byte, error) {
 		return nil, err
 	}
 	// N2
-	if !args.has(peerSocket) {
-		return nil, missing(&r.inner, peerSocket)
+	if !args.has(uapi.PeerSocket) {
+		return nil, missing(&r.inner, uapi.PeerSocket)
 	}
 	if args.mode == peers.MP {
 		if err := firstBroken(vpnRules, args.vpn); err != nil {
@@ -27,7 +28,7 @@ func newPeer(r *request) ([]byte, error) {
 	}
 	// N4. The number is one of the process that sent the request. Whatever is wrong with the descriptor is
 	// reported as ENOTSOCK; only the text tells more.
-	fd := args.u32(peerSocket)
+	fd := args.u32(uapi.PeerSocket)
 	socket, err := r.task.File(int(int32(fd)))
 	if err != nil {
 		return nil, refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=%d): %d", fd, -int(errnoOf(err, unix.EBADF)))
@@ -47,7 +48,7 @@ func newPeer(r *request) ([]byte, error) {
 		return nil, refuse(unix.EINVAL, "unexpected remote IP address with TCP socket")
 	}
 
-	id := args.u32(peerID)
+	id := args.u32(uapi.PeerID)
 	err = r.device.NewPeer(datapath.PeerConfig{
 		ID:        id,
 		TxID:      args.txID(id),
@@ -95,7 +96,7 @@ func setPeer(r *request) ([]byte, error) {
 	if err := firstBroken(peerRules, args); err != nil {
 		return nil, err
 	}
-	id := args.u32(peerID)
+	id := args.u32(uapi.PeerID)
 	now, err := r.device.Peer(id)
 	if err != nil {
 		return nil, setPeerError(err, id)
@@ -116,8 +117,8 @@ func setPeer(r *request) ([]byte, error) {
 		VPN6:      pointerIfValid(args.vpn.v6),
 		Keepalive: args.keepalive(),
 	}
-	if args.has(peerTxID) {
-		tx := args.u32(peerTxID)
+	if args.has(uapi.PeerTxID) {
+		tx := args.u32(uapi.PeerTxID)
 		up.TxID = &tx
 	}
 	return nil, setPeerError(r.device.SetPeer(id, up), id)
@@ -170,7 +171,7 @@ func peerError(err error, format string, id uint32) error {
 
 // getPeer is PEER_GET, not as a dump.
 func getPeer(r *request) ([]byte, error) {
-	id := r.inner.u32(peerID)
+	id := r.inner.u32(uapi.PeerID)
 	info, err := r.device.Peer(id)
 	if err != nil {
 		return nil, peerError(err, "cannot find peer with id %d", id)
@@ -180,14 +181,14 @@ func getPeer(r *request) ([]byte, error) {
 
 // deletePeer is PEER_DEL. When it returns the client's socket is free again.
 func deletePeer(r *request) ([]byte, error) {
-	id := r.inner.u32(peerID)
+	id := r.inner.u32(uapi.PeerID)
 	return nil, peerError(r.device.DeletePeer(id), "cannot find peer with id %d", id)
 }
 
 // txID is the peer's own id unless another is given.
 func (p *peerArgs) txID(id uint32) uint32 {
-	if p.has(peerTxID) {
-		return p.u32(peerTxID)
+	if p.has(uapi.PeerTxID) {
+		return p.u32(uapi.PeerTxID)
 	}
 	return id
 }
@@ -196,12 +197,12 @@ func (p *peerArgs) endpoint() netip.AddrPort {
 	if !p.remote.IsValid() {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(p.remote, p.get(peerRemotePort).be16())
+	return netip.AddrPortFrom(p.remote, p.get(uapi.PeerRemotePort).be16())
 }
 
 func (p *peerArgs) scopeID() uint32 {
-	if p.has(peerRemoteScopeID) {
-		return p.u32(peerRemoteScopeID)
+	if p.has(uapi.PeerRemoteScopeID) {
+		return p.u32(uapi.PeerRemoteScopeID)
 	}
 	return 0
 }
@@ -210,10 +211,10 @@ func (p *peerArgs) scopeID() uint32 {
 func (p *peerArgs) localAddr() netip.Addr { return whenSet(p.local) }
 
 func (p *peerArgs) keepalive() *peers.Keepalive {
-	if !p.has(peerKeepaliveInterval) {
+	if !p.has(uapi.PeerKeepaliveInterval) {
 		return nil
 	}
-	return &peers.Keepalive{Interval: p.u32(peerKeepaliveInterval), Timeout: p.u32(peerKeepaliveTimeout)}
+	return &peers.Keepalive{Interval: p.u32(uapi.PeerKeepaliveInterval), Timeout: p.u32(uapi.PeerKeepaliveTimeout)}
 }
 
 func whenSet(addr netip.Addr) netip.Addr {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -32,21 +33,21 @@ func peerDevice(t *testing.T, mode peers.Mode) (*fakeDevice, *client) {
 // TestPeerOps has one case and more for each check of the peer operations.
 func TestPeerOps(t *testing.T) {
 	const nestAt = firstAttribute + 8
-	peer := func(fields ...field) field { return fnest(attrPeer, fields...) }
+	peer := func(fields ...field) field { return fnest(uapi.AttrPeer, fields...) }
 	missing := func(number, nest uint32) refusal {
 		return refusal{Errno: unix.EINVAL, MissType: number, MissNest: nest}
 	}
 	refuse := func(errno unix.Errno, text string) refusal { return refusal{Errno: errno, Text: "ovpn: " + text} }
 	inval := func(text string) refusal { return refuse(unix.EINVAL, text) }
-	id, tx := f32(peerID, 9), f32(peerTxID, 90)
-	remote4, remote6 := faddr(peerRemoteIPv4, "192.0.2.1"), faddr(peerRemoteIPv6, "2001:db8::1")
-	mapped := fmapped(peerRemoteIPv6, "192.0.2.1")
-	local4, local6 := faddr(peerLocalIPv4, "192.0.2.2"), faddr(peerLocalIPv6, "2001:db8::2")
-	localMapped := fmapped(peerLocalIPv6, "192.0.2.2")
-	prt, scope := f16(peerRemotePort, 1194), f32(peerRemoteScopeID, 0)
-	udp, tcp := f32(peerSocket, udpFD), f32(peerSocket, tcpFD)
-	vpn4 := func(addr string) field { return faddr(peerVPNIPv4, addr) }
-	vpn6 := func(addr string) field { return faddr(peerVPNIPv6, addr) }
+	id, tx := f32(uapi.PeerID, 9), f32(uapi.PeerTxID, 90)
+	remote4, remote6 := faddr(uapi.PeerRemoteIPv4, "192.0.2.1"), faddr(uapi.PeerRemoteIPv6, "2001:db8::1")
+	mapped := fmapped(uapi.PeerRemoteIPv6, "192.0.2.1")
+	local4, local6 := faddr(uapi.PeerLocalIPv4, "192.0.2.2"), faddr(uapi.PeerLocalIPv6, "2001:db8::2")
+	localMapped := fmapped(uapi.PeerLocalIPv6, "192.0.2.2")
+	prt, scope := f16(uapi.PeerRemotePort, 1194), f32(uapi.PeerRemoteScopeID, 0)
+	udp, tcp := f32(uapi.PeerSocket, udpFD), f32(uapi.PeerSocket, tcpFD)
+	vpn4 := func(addr string) field { return faddr(uapi.PeerVPNIPv4, addr) }
+	vpn6 := func(addr string) field { return faddr(uapi.PeerVPNIPv6, addr) }
 
 	const (
 		p2  = "cannot specify both remote IPv4 or IPv6 address"
@@ -72,87 +73,87 @@ func TestPeerOps(t *testing.T) {
 		want  refusal
 	}
 	rows := []row{
-		{"N1", peers.P2P, ask(cmdPeerNew), nil, missing(attrPeer, 0)},
-		{"S1", peers.P2P, ask(cmdPeerSet), nil, missing(attrPeer, 0)},
-		{"G1", peers.P2P, ask(cmdPeerGet), nil, missing(attrPeer, 0)},
-		{"D1", peers.P2P, ask(cmdPeerDel), nil, missing(attrPeer, 0)},
-		{"G2", peers.P2P, ask(cmdPeerGet, peer(remote4)), nil, missing(peerID, nestAt)},
-		{"D2", peers.P2P, ask(cmdPeerDel, peer()), nil, missing(peerID, nestAt)},
-		{"G3", peers.P2P, ask(cmdPeerGet, peer(tx, f32(peerID, 1), remote4)), nil, inval("unexpected attribute 2")},
-		{"G3 last attribute", peers.P2P, ask(cmdPeerGet, peer(f32(peerID, 1), tx)), nil, inval("unexpected attribute 24")},
-		{"G3 before G4", peers.P2P, ask(cmdPeerGet, peer(id, f32(peerVPNRxBytes, 0))), nil, inval("unexpected attribute 16")},
-		{"G4", peers.P2P, ask(cmdPeerGet, peer(id)), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
-		{"D3", peers.P2P, ask(cmdPeerDel, peer(id)), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
-		{"device gone", peers.P2P, ask(cmdPeerDel, peer(id)), map[string]error{"DeletePeer": datapath.ErrDeviceGone},
+		{"N1", peers.P2P, ask(uapi.CmdPeerNew), nil, missing(uapi.AttrPeer, 0)},
+		{"S1", peers.P2P, ask(uapi.CmdPeerSet), nil, missing(uapi.AttrPeer, 0)},
+		{"G1", peers.P2P, ask(uapi.CmdPeerGet), nil, missing(uapi.AttrPeer, 0)},
+		{"D1", peers.P2P, ask(uapi.CmdPeerDel), nil, missing(uapi.AttrPeer, 0)},
+		{"G2", peers.P2P, ask(uapi.CmdPeerGet, peer(remote4)), nil, missing(uapi.PeerID, nestAt)},
+		{"D2", peers.P2P, ask(uapi.CmdPeerDel, peer()), nil, missing(uapi.PeerID, nestAt)},
+		{"G3", peers.P2P, ask(uapi.CmdPeerGet, peer(tx, f32(uapi.PeerID, 1), remote4)), nil, inval("unexpected attribute 2")},
+		{"G3 last attribute", peers.P2P, ask(uapi.CmdPeerGet, peer(f32(uapi.PeerID, 1), tx)), nil, inval("unexpected attribute 24")},
+		{"G3 before G4", peers.P2P, ask(uapi.CmdPeerGet, peer(id, f32(uapi.PeerVPNRxBytes, 0))), nil, inval("unexpected attribute 16")},
+		{"G4", peers.P2P, ask(uapi.CmdPeerGet, peer(id)), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
+		{"D3", peers.P2P, ask(uapi.CmdPeerDel, peer(id)), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
+		{"device gone", peers.P2P, ask(uapi.CmdPeerDel, peer(id)), map[string]error{"DeletePeer": datapath.ErrDeviceGone},
 			refuse(unix.ENODEV, "ifindex does not match any interface")},
 
-		{"N2", peers.P2P, ask(cmdPeerNew, peer(id, remote4, prt)), nil, missing(peerSocket, nestAt)},
-		{"N2 before A1", peers.MP, ask(cmdPeerNew, peer(id, remote4, prt)), nil, missing(peerSocket, nestAt)},
-		{"A1", peers.MP, ask(cmdPeerNew, peer(id, udp, remote4, prt)), nil, inval(a1)},
-		{"A1 unspecified", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn4("0.0.0.0"), vpn6("::"))), nil, inval(a1)},
-		{"A1 before N4", peers.MP, ask(cmdPeerNew, peer(id, f32(peerSocket, noFD))), nil, inval(a1)},
-		{"A2 multicast", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn4("224.0.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
-		{"A2 highest multicast", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn4("239.255.255.255"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
-		{"A2 broadcast", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn4("255.255.255.255"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
-		{"A2 loopback", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn4("127.255.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
-		{"A2 before A3", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn6("::1"), vpn4("127.0.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
-		{"A3 multicast", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn6("ff02::1"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
-		{"A3 loopback", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn6("::1"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
-		{"A3 mapped", peers.MP, ask(cmdPeerNew, peer(id, udp, fmapped(peerVPNIPv6, "10.8.0.9"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
-		{"A3 compatible", peers.MP, ask(cmdPeerNew, peer(id, udp, vpn6("::10.8.0.9"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
+		{"N2", peers.P2P, ask(uapi.CmdPeerNew, peer(id, remote4, prt)), nil, missing(uapi.PeerSocket, nestAt)},
+		{"N2 before A1", peers.MP, ask(uapi.CmdPeerNew, peer(id, remote4, prt)), nil, missing(uapi.PeerSocket, nestAt)},
+		{"A1", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), nil, inval(a1)},
+		{"A1 unspecified", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn4("0.0.0.0"), vpn6("::"))), nil, inval(a1)},
+		{"A1 before N4", peers.MP, ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, noFD))), nil, inval(a1)},
+		{"A2 multicast", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn4("224.0.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
+		{"A2 highest multicast", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn4("239.255.255.255"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
+		{"A2 broadcast", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn4("255.255.255.255"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
+		{"A2 loopback", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn4("127.255.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
+		{"A2 before A3", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn6("::1"), vpn4("127.0.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
+		{"A3 multicast", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn6("ff02::1"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
+		{"A3 loopback", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn6("::1"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
+		{"A3 mapped", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, fmapped(uapi.PeerVPNIPv6, "10.8.0.9"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
+		{"A3 compatible", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, vpn6("::10.8.0.9"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
 
-		{"N4 no descriptor", peers.P2P, ask(cmdPeerNew, peer(id, f32(peerSocket, noFD))), nil,
+		{"N4 no descriptor", peers.P2P, ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, noFD))), nil,
 			refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=99): -9")},
-		{"N4 negative descriptor", peers.P2P, ask(cmdPeerNew, peer(id, f32(peerSocket, 0xffffffff))), nil,
+		{"N4 negative descriptor", peers.P2P, ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, 0xffffffff))), nil,
 			refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=4294967295): -9")},
-		{"N4 not a socket", peers.P2P, ask(cmdPeerNew, peer(id, f32(peerSocket, plainFD))), nil,
+		{"N4 not a socket", peers.P2P, ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, plainFD))), nil,
 			refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=13): -88")},
-		{"N5", peers.P2P, ask(cmdPeerNew, peer(id, udp)), nil, inval("missing remote IP address for UDP socket")},
-		{"N6", peers.P2P, ask(cmdPeerNew, peer(id, tcp, remote4, prt)), nil, inval("unexpected remote IP address with TCP socket")},
-		{"N7 protocol", peers.P2P, ask(cmdPeerNew, peer(id, f32(peerSocket, rawFD))), nil,
+		{"N5", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp)), nil, inval("missing remote IP address for UDP socket")},
+		{"N6", peers.P2P, ask(uapi.CmdPeerNew, peer(id, tcp, remote4, prt)), nil, inval("unexpected remote IP address with TCP socket")},
+		{"N7 protocol", peers.P2P, ask(uapi.CmdPeerNew, peer(id, f32(uapi.PeerSocket, rawFD))), nil,
 			refuse(unix.ENOTSOCK, "cannot encapsulate socket: -95")},
-		{"N7 busy", peers.P2P, ask(cmdPeerNew, peer(id, udp, remote4, prt)),
+		{"N7 busy", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)),
 			map[string]error{"NewPeer": &datapath.AttachError{Errno: unix.EBUSY}},
 			refuse(unix.ENOTSOCK, "cannot encapsulate socket: -16")},
-		{"N9", peers.P2P, ask(cmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": datapath.ErrDeviceGone},
+		{"N9", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": datapath.ErrDeviceGone},
 			refuse(unix.ENODEV, "cannot add new peer (id=9) to hashtable: -19")},
-		{"N10", peers.MP, ask(cmdPeerNew, peer(f32(peerID, 1), udp, remote4, prt, vpn4("10.8.0.9"))), nil,
+		{"N10", peers.MP, ask(uapi.CmdPeerNew, peer(f32(uapi.PeerID, 1), udp, remote4, prt, vpn4("10.8.0.9"))), nil,
 			refuse(unix.EEXIST, "cannot add new peer (id=1) to hashtable: -17")},
-		{"N11 IPv4", peers.MP, ask(cmdPeerNew, peer(id, udp, remote4, prt, vpn4("10.8.0.2"))), nil,
+		{"N11 IPv4", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt, vpn4("10.8.0.2"))), nil,
 			refuse(unix.EADDRINUSE, "cannot add new peer (id=9) to hashtable: -98")},
-		{"N11 IPv6", peers.MP, ask(cmdPeerNew, peer(id, udp, remote4, prt, vpn6("fd00::2"))), nil,
+		{"N11 IPv6", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt, vpn6("fd00::2"))), nil,
 			refuse(unix.EADDRINUSE, "cannot add new peer (id=9) to hashtable: -98")},
-		{"N3 any other errno", peers.P2P, ask(cmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": unix.EMFILE},
+		{"N3 any other errno", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": unix.EMFILE},
 			refuse(unix.EMFILE, "cannot create new peer object for peer 9: -24")},
-		{"N3 no errno", peers.P2P, ask(cmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": errors.New("?")},
+		{"N3 no errno", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": errors.New("?")},
 			refuse(unix.EINVAL, "cannot create new peer object for peer 9: -22")},
 
-		{"S4", peers.MP, ask(cmdPeerSet, peer(id)), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
-		{"S4 before S8", peers.MP, ask(cmdPeerSet, peer(id, vpn4("127.0.0.1"))), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
-		{"S5", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 2), remote4, prt)), nil, inval(s5)},
-		{"S5 before S8", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 2), remote4, prt, vpn4("127.0.0.1"))), nil, inval(s5)},
-		{"S6", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 2), vpn4("10.8.0.1"))), nil, refuse(unix.EADDRINUSE, s6)},
-		{"S6 before S8", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 2), vpn4("10.8.0.1"), vpn6("::1"))), nil, refuse(unix.EADDRINUSE, s6)},
-		{"S7", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 2), vpn6("fd00::1"))), nil, refuse(unix.EADDRINUSE, s6)},
-		{"S7 before S8", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 2), vpn6("fd00::1"), vpn4("127.0.0.1"))), nil, refuse(unix.EADDRINUSE, s6)},
-		{"S8 nothing left", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 1), vpn4("0.0.0.0"), vpn6("::"))), nil, inval(a1)},
-		{"S8 IPv4", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 1), vpn4("127.0.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
-		{"S8 IPv6", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 1), vpn6("ff02::1"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
-		{"S3", peers.MP, ask(cmdPeerSet, peer(f32(peerID, 1), udp)), nil,
+		{"S4", peers.MP, ask(uapi.CmdPeerSet, peer(id)), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
+		{"S4 before S8", peers.MP, ask(uapi.CmdPeerSet, peer(id, vpn4("127.0.0.1"))), nil, refuse(unix.ENOENT, "cannot find peer with id 9")},
+		{"S5", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 2), remote4, prt)), nil, inval(s5)},
+		{"S5 before S8", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 2), remote4, prt, vpn4("127.0.0.1"))), nil, inval(s5)},
+		{"S6", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 2), vpn4("10.8.0.1"))), nil, refuse(unix.EADDRINUSE, s6)},
+		{"S6 before S8", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 2), vpn4("10.8.0.1"), vpn6("::1"))), nil, refuse(unix.EADDRINUSE, s6)},
+		{"S7", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 2), vpn6("fd00::1"))), nil, refuse(unix.EADDRINUSE, s6)},
+		{"S7 before S8", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 2), vpn6("fd00::1"), vpn4("127.0.0.1"))), nil, refuse(unix.EADDRINUSE, s6)},
+		{"S8 nothing left", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 1), vpn4("0.0.0.0"), vpn6("::"))), nil, inval(a1)},
+		{"S8 IPv4", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 1), vpn4("127.0.0.1"))), nil, refuse(unix.EADDRNOTAVAIL, a2)},
+		{"S8 IPv6", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 1), vpn6("ff02::1"))), nil, refuse(unix.EADDRNOTAVAIL, a3)},
+		{"S3", peers.MP, ask(uapi.CmdPeerSet, peer(f32(uapi.PeerID, 1), udp)), nil,
 			refusal{Errno: unix.EINVAL, Text: "Unsupported attribute", Offset: nestAt + 12}},
 	}
 	// P1 to P10 are the same for both operations. The socket, which would be missed later, is not there.
 	for _, op := range []struct {
 		name string
 		cmd  uint8
-	}{{"PEER_NEW ", cmdPeerNew}, {"PEER_SET ", cmdPeerSet}} {
+	}{{"PEER_NEW ", uapi.CmdPeerNew}, {"PEER_SET ", uapi.CmdPeerSet}} {
 		for _, r := range []struct {
 			name   string
 			mode   peers.Mode
 			fields []field
 			want   refusal
 		}{
-			{"P1", peers.P2P, []field{remote4, remote6}, missing(peerID, nestAt)},
+			{"P1", peers.P2P, []field{remote4, remote6}, missing(uapi.PeerID, nestAt)},
 			{"P2", peers.P2P, []field{id, remote4, remote6, prt}, inval(p2)},
 			{"P2 before P4", peers.P2P, []field{id, remote4, remote6}, inval(p2)},
 			{"P3", peers.P2P, []field{id, prt}, inval(p3)},
@@ -174,9 +175,9 @@ func TestPeerOps(t *testing.T) {
 			{"P8 before P9", peers.P2P, []field{id, scope, vpn4("10.8.0.9")}, inval(p8)},
 			{"P9 IPv4", peers.P2P, []field{id, vpn4("10.8.0.9")}, inval(p9)},
 			{"P9 IPv6, even unspecified", peers.P2P, []field{id, vpn6("::")}, inval(p9)},
-			{"P10 interval", peers.P2P, []field{id, f32(peerKeepaliveInterval, 1)}, inval(p10)},
-			{"P10 timeout", peers.P2P, []field{id, f32(peerKeepaliveTimeout, 0)}, inval(p10)},
-			{"P9 before P10", peers.P2P, []field{id, vpn6("fd00::9"), f32(peerKeepaliveTimeout, 0)}, inval(p9)},
+			{"P10 interval", peers.P2P, []field{id, f32(uapi.PeerKeepaliveInterval, 1)}, inval(p10)},
+			{"P10 timeout", peers.P2P, []field{id, f32(uapi.PeerKeepaliveTimeout, 0)}, inval(p10)},
+			{"P9 before P10", peers.P2P, []field{id, vpn6("fd00::9"), f32(uapi.PeerKeepaliveTimeout, 0)}, inval(p9)},
 		} {
 			rows = append(rows, row{op.name + r.name, r.mode, ask(op.cmd, peer(r.fields...)), nil, r.want})
 		}
@@ -211,54 +212,54 @@ func TestPeersChange(t *testing.T) {
 		change(&p)
 		return p
 	}
-	port, udp := f16(peerRemotePort, 1194), f32(peerSocket, udpFD)
-	keepalive := []field{f32(peerKeepaliveInterval, 10), f32(peerKeepaliveTimeout, 60)}
+	port, udp := f16(uapi.PeerRemotePort, 1194), f32(uapi.PeerSocket, udpFD)
+	keepalive := []field{f32(uapi.PeerKeepaliveInterval, 10), f32(uapi.PeerKeepaliveTimeout, 60)}
 	for _, tt := range []struct {
 		name string
 		req  []byte
 		want []datapath.PeerInfo
 	}{
-		{"PEER_NEW IPv4", ask(cmdPeerNew, fnest(attrPeer, append(keepalive, f32(peerID, 3), udp, port, faddr(peerRemoteIPv4, "192.0.2.1"),
-			faddr(peerLocalIPv4, "192.0.2.2"), faddr(peerVPNIPv4, "10.8.0.3"), f32(peerTxID, 30))...)),
+		{"PEER_NEW IPv4", ask(uapi.CmdPeerNew, fnest(uapi.AttrPeer, append(keepalive, f32(uapi.PeerID, 3), udp, port, faddr(uapi.PeerRemoteIPv4, "192.0.2.1"),
+			faddr(uapi.PeerLocalIPv4, "192.0.2.2"), faddr(uapi.PeerVPNIPv4, "10.8.0.3"), f32(uapi.PeerTxID, 30))...)),
 			[]datapath.PeerInfo{one, two, {
 				ID: 3, TxID: 30, Remote: netip.MustParseAddrPort("192.0.2.1:1194"), Local: netip.MustParseAddr("192.0.2.2"),
 				VPN4: netip.MustParseAddr("10.8.0.3"), Keepalive: peers.Keepalive{Interval: 10, Timeout: 60},
 			}}},
-		{"PEER_NEW IPv6", ask(cmdPeerNew, fnest(attrPeer, f32(peerID, 3), udp, port, faddr(peerRemoteIPv6, "fe80::1"),
-			f32(peerRemoteScopeID, 4), faddr(peerLocalIPv6, "fe80::2"), faddr(peerVPNIPv6, "fd00::3"), faddr(peerVPNIPv4, "0.0.0.0"))),
+		{"PEER_NEW IPv6", ask(uapi.CmdPeerNew, fnest(uapi.AttrPeer, f32(uapi.PeerID, 3), udp, port, faddr(uapi.PeerRemoteIPv6, "fe80::1"),
+			f32(uapi.PeerRemoteScopeID, 4), faddr(uapi.PeerLocalIPv6, "fe80::2"), faddr(uapi.PeerVPNIPv6, "fd00::3"), faddr(uapi.PeerVPNIPv4, "0.0.0.0"))),
 			[]datapath.PeerInfo{one, two, {
 				ID: 3, TxID: 3, Remote: netip.MustParseAddrPort("[fe80::1]:1194"), ScopeID: 4, Local: netip.MustParseAddr("fe80::2"),
 				VPN6: netip.MustParseAddr("fd00::3"),
 			}}},
-		{"PEER_NEW mapped", ask(cmdPeerNew, fnest(attrPeer, f32(peerID, 3), udp, port, fmapped(peerRemoteIPv6, "192.0.2.1"),
-			fmapped(peerLocalIPv6, "192.0.2.2"), faddr(peerVPNIPv4, "240.0.0.1"))),
+		{"PEER_NEW mapped", ask(uapi.CmdPeerNew, fnest(uapi.AttrPeer, f32(uapi.PeerID, 3), udp, port, fmapped(uapi.PeerRemoteIPv6, "192.0.2.1"),
+			fmapped(uapi.PeerLocalIPv6, "192.0.2.2"), faddr(uapi.PeerVPNIPv4, "240.0.0.1"))),
 			[]datapath.PeerInfo{one, two, {
 				ID: 3, TxID: 3, Remote: netip.MustParseAddrPort("192.0.2.1:1194"), Local: netip.MustParseAddr("192.0.2.2"),
 				VPN4: netip.MustParseAddr("240.0.0.1"),
 			}}},
-		{"PEER_NEW unspecified local address", ask(cmdPeerNew, fnest(attrPeer, f32(peerID, 3), udp, port,
-			faddr(peerRemoteIPv4, "192.0.2.1"), faddr(peerLocalIPv4, "0.0.0.0"), faddr(peerVPNIPv6, "fe80::3"))),
+		{"PEER_NEW unspecified local address", ask(uapi.CmdPeerNew, fnest(uapi.AttrPeer, f32(uapi.PeerID, 3), udp, port,
+			faddr(uapi.PeerRemoteIPv4, "192.0.2.1"), faddr(uapi.PeerLocalIPv4, "0.0.0.0"), faddr(uapi.PeerVPNIPv6, "fe80::3"))),
 			[]datapath.PeerInfo{one, two, {
 				ID: 3, TxID: 3, Remote: netip.MustParseAddrPort("192.0.2.1:1194"), VPN6: netip.MustParseAddr("fe80::3"),
 			}}},
-		{"PEER_NEW TCP, id 0", ask(cmdPeerNew, fnest(attrPeer, f32(peerID, 0), f32(peerSocket, tcpFD), faddr(peerVPNIPv4, "10.8.0.3"))),
+		{"PEER_NEW TCP, id 0", ask(uapi.CmdPeerNew, fnest(uapi.AttrPeer, f32(uapi.PeerID, 0), f32(uapi.PeerSocket, tcpFD), faddr(uapi.PeerVPNIPv4, "10.8.0.3"))),
 			[]datapath.PeerInfo{one, two, {TCP: true, VPN4: netip.MustParseAddr("10.8.0.3")}}},
-		{"PEER_SET of nothing", ask(cmdPeerSet, fnest(attrPeer, f32(peerID, 1))), []datapath.PeerInfo{one, two}},
-		{"PEER_SET everything", ask(cmdPeerSet, fnest(attrPeer, append(keepalive, f32(peerID, 1), port, faddr(peerRemoteIPv6, "fe80::1"),
-			f32(peerRemoteScopeID, 4), faddr(peerLocalIPv6, "fe80::2"), f32(peerTxID, 0), faddr(peerVPNIPv4, "10.8.0.9"),
-			faddr(peerVPNIPv6, "fd00::9"))...)),
+		{"PEER_SET of nothing", ask(uapi.CmdPeerSet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 1))), []datapath.PeerInfo{one, two}},
+		{"PEER_SET everything", ask(uapi.CmdPeerSet, fnest(uapi.AttrPeer, append(keepalive, f32(uapi.PeerID, 1), port, faddr(uapi.PeerRemoteIPv6, "fe80::1"),
+			f32(uapi.PeerRemoteScopeID, 4), faddr(uapi.PeerLocalIPv6, "fe80::2"), f32(uapi.PeerTxID, 0), faddr(uapi.PeerVPNIPv4, "10.8.0.9"),
+			faddr(uapi.PeerVPNIPv6, "fd00::9"))...)),
 			[]datapath.PeerInfo{{
 				ID: 1, TxID: 0, Remote: netip.MustParseAddrPort("[fe80::1]:1194"), ScopeID: 4, Local: netip.MustParseAddr("fe80::2"),
 				VPN4: netip.MustParseAddr("10.8.0.9"), VPN6: netip.MustParseAddr("fd00::9"),
 				Keepalive: peers.Keepalive{Interval: 10, Timeout: 60},
 			}, two}},
-		{"PEER_SET clears an address", ask(cmdPeerSet, fnest(attrPeer, f32(peerID, 1), faddr(peerVPNIPv4, "0.0.0.0"))),
+		{"PEER_SET clears an address", ask(uapi.CmdPeerSet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 1), faddr(uapi.PeerVPNIPv4, "0.0.0.0"))),
 			[]datapath.PeerInfo{with(one, func(p *datapath.PeerInfo) { p.VPN4 = netip.Addr{} }), two}},
-		{"PEER_SET of its own address", ask(cmdPeerSet, fnest(attrPeer, f32(peerID, 1), faddr(peerVPNIPv4, "10.8.0.1"))),
+		{"PEER_SET of its own address", ask(uapi.CmdPeerSet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 1), faddr(uapi.PeerVPNIPv4, "10.8.0.1"))),
 			[]datapath.PeerInfo{one, two}},
-		{"PEER_SET of a TCP peer", ask(cmdPeerSet, fnest(attrPeer, f32(peerID, 2), f32(peerTxID, 20))),
+		{"PEER_SET of a TCP peer", ask(uapi.CmdPeerSet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 2), f32(uapi.PeerTxID, 20))),
 			[]datapath.PeerInfo{one, with(two, func(p *datapath.PeerInfo) { p.TxID = 20 })}},
-		{"PEER_DEL", ask(cmdPeerDel, fnest(attrPeer, f32(peerID, 1))), []datapath.PeerInfo{two}},
+		{"PEER_DEL", ask(uapi.CmdPeerDel, fnest(uapi.AttrPeer, f32(uapi.PeerID, 1))), []datapath.PeerInfo{two}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d, c := peerDevice(t, peers.MP)

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // flagBE is NLA_F_NET_BYTEORDER, which the kernel sets on ports but not on addresses.
@@ -14,33 +15,33 @@ const flagBE = unix.NLA_F_NET_BYTEORDER
 // peerReply builds the message that describes a peer to the requester, to whose namespace ids belongs.
 func (r *request) peerReply(info *datapath.PeerInfo, flags uint16, ids *namespaceIDs) []byte {
 	b := builder{buf: make([]byte, 0, 256)}
-	start := r.reply(&b, cmdPeerGet, flags)
-	peer := b.nest(attrPeer | unix.NLA_F_NESTED)
+	start := r.reply(&b, uapi.CmdPeerGet, flags)
+	peer := b.nest(uapi.AttrPeer | unix.NLA_F_NESTED)
 	if ns := info.SocketNetNS; ns != nil && ns.ID() != ids.from.ID() {
-		b.u32(peerSocketNetNSID, uint32(ids.of(ns)))
+		b.u32(uapi.PeerSocketNetNSID, uint32(ids.of(ns)))
 	}
-	b.u32(peerID, info.ID)
-	b.u32(peerTxID, info.TxID)
+	b.u32(uapi.PeerID, info.ID)
+	b.u32(uapi.PeerTxID, info.TxID)
 	if isSet(info.VPN4) {
-		b.raw(peerVPNIPv4, info.VPN4.AsSlice())
+		b.raw(uapi.PeerVPNIPv4, info.VPN4.AsSlice())
 	}
 	if isSet(info.VPN6) {
-		b.raw(peerVPNIPv6, info.VPN6.AsSlice())
+		b.raw(uapi.PeerVPNIPv6, info.VPN6.AsSlice())
 	}
-	b.u32(peerKeepaliveInterval, info.Keepalive.Interval)
-	b.u32(peerKeepaliveTimeout, info.Keepalive.Timeout)
+	b.u32(uapi.PeerKeepaliveInterval, info.Keepalive.Interval)
+	b.u32(uapi.PeerKeepaliveTimeout, info.Keepalive.Timeout)
 	if !info.TCP {
 		b.binding(info.Remote, info.ScopeID, info.Local)
 	}
-	b.be16(peerLocalPort|flagBE, info.LocalPort)
-	b.uint(peerVPNRxBytes, info.Stats.VPNRxBytes)
-	b.uint(peerVPNRxPackets, info.Stats.VPNRxPackets)
-	b.uint(peerVPNTxBytes, info.Stats.VPNTxBytes)
-	b.uint(peerVPNTxPackets, info.Stats.VPNTxPackets)
-	b.uint(peerLinkRxBytes, info.Stats.LinkRxBytes)
-	b.uint(peerLinkRxPackets, info.Stats.LinkRxPackets)
-	b.uint(peerLinkTxBytes, info.Stats.LinkTxBytes)
-	b.uint(peerLinkTxPackets, info.Stats.LinkTxPackets)
+	b.be16(uapi.PeerLocalPort|flagBE, info.LocalPort)
+	b.uint(uapi.PeerVPNRxBytes, info.Stats.VPNRxBytes)
+	b.uint(uapi.PeerVPNRxPackets, info.Stats.VPNRxPackets)
+	b.uint(uapi.PeerVPNTxBytes, info.Stats.VPNTxBytes)
+	b.uint(uapi.PeerVPNTxPackets, info.Stats.VPNTxPackets)
+	b.uint(uapi.PeerLinkRxBytes, info.Stats.LinkRxBytes)
+	b.uint(uapi.PeerLinkRxPackets, info.Stats.LinkRxPackets)
+	b.uint(uapi.PeerLinkTxBytes, info.Stats.LinkTxBytes)
+	b.uint(uapi.PeerLinkTxPackets, info.Stats.LinkTxPackets)
 	b.endNest(peer)
 	b.endMessage(start)
 	return b.buf
@@ -51,9 +52,9 @@ func (b *builder) binding(remote netip.AddrPort, scope uint32, local netip.Addr)
 	b.remote(remote, scope)
 	switch {
 	case remote.Addr().Is4():
-		b.raw(peerLocalIPv4, addressOr(local, netip.IPv4Unspecified()))
+		b.raw(uapi.PeerLocalIPv4, addressOr(local, netip.IPv4Unspecified()))
 	case remote.Addr().Is6():
-		b.raw(peerLocalIPv6, addressOr(local, netip.IPv6Unspecified()))
+		b.raw(uapi.PeerLocalIPv6, addressOr(local, netip.IPv6Unspecified()))
 	}
 }
 
@@ -61,14 +62,14 @@ func (b *builder) binding(remote netip.AddrPort, scope uint32, local netip.Addr)
 func (b *builder) remote(remote netip.AddrPort, scope uint32) {
 	switch addr := remote.Addr(); {
 	case addr.Is4():
-		b.raw(peerRemoteIPv4, addr.AsSlice())
+		b.raw(uapi.PeerRemoteIPv4, addr.AsSlice())
 	case addr.Is6():
-		b.raw(peerRemoteIPv6, addr.AsSlice())
-		b.u32(peerRemoteScopeID, scope)
+		b.raw(uapi.PeerRemoteIPv6, addr.AsSlice())
+		b.u32(uapi.PeerRemoteScopeID, scope)
 	default:
 		return
 	}
-	b.be16(peerRemotePort|flagBE, remote.Port())
+	b.be16(uapi.PeerRemotePort|flagBE, remote.Port())
 }
 
 // addressOr returns the bytes of addr if it is of the same family as none, those of none otherwise.

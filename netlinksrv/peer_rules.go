@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -41,11 +42,11 @@ func readPeer(r *request) *peerArgs {
 	return &peerArgs{
 		parsed: in,
 		mode:   r.device.Mode(),
-		remote: addressIn(in, peerRemoteIPv4, peerRemoteIPv6),
-		local:  addressIn(in, peerLocalIPv4, peerLocalIPv6),
+		remote: addressIn(in, uapi.PeerRemoteIPv4, uapi.PeerRemoteIPv6),
+		local:  addressIn(in, uapi.PeerLocalIPv4, uapi.PeerLocalIPv6),
 		vpn: vpnAddrs{
-			v4: addressIn(in, peerVPNIPv4, 0),
-			v6: ipv6In(in, peerVPNIPv6),
+			v4: addressIn(in, uapi.PeerVPNIPv4, 0),
+			v6: ipv6In(in, uapi.PeerVPNIPv6),
 		},
 	}
 }
@@ -68,31 +69,31 @@ func ipv6In(p *parsed, number uint16) netip.Addr {
 // peerRules are the checks of PEER_NEW and PEER_SET, in the kernel's order and with its words.
 var peerRules = []rule[*peerArgs]{
 	{"P2", func(p *peerArgs) bool {
-		return p.has(peerRemoteIPv4) && p.has(peerRemoteIPv6)
+		return p.has(uapi.PeerRemoteIPv4) && p.has(uapi.PeerRemoteIPv6)
 	}, unix.EINVAL, "cannot specify both remote IPv4 or IPv6 address"},
 	{"P3", func(p *peerArgs) bool {
-		return p.has(peerRemotePort) && !p.remote.IsValid()
+		return p.has(uapi.PeerRemotePort) && !p.remote.IsValid()
 	}, unix.EINVAL, "cannot specify remote port without IP address"},
 	{"P4", func(p *peerArgs) bool {
-		return p.remote.IsValid() && !p.has(peerRemotePort)
+		return p.remote.IsValid() && !p.has(uapi.PeerRemotePort)
 	}, unix.EINVAL, "cannot specify remote IP address without port"},
 	{"P5", func(p *peerArgs) bool {
-		return p.has(peerLocalIPv4) && !p.has(peerRemoteIPv4)
+		return p.has(uapi.PeerLocalIPv4) && !p.has(uapi.PeerRemoteIPv4)
 	}, unix.EINVAL, "cannot specify local IPv4 address without remote"},
 	{"P6", func(p *peerArgs) bool {
-		return p.has(peerLocalIPv6) && !p.has(peerRemoteIPv6)
+		return p.has(uapi.PeerLocalIPv6) && !p.has(uapi.PeerRemoteIPv6)
 	}, unix.EINVAL, "cannot specify local IPV6 address without remote"},
 	{"P7", func(p *peerArgs) bool {
 		return p.remote.IsValid() && p.local.IsValid() && p.remote.Is4() != p.local.Is4()
 	}, unix.EINVAL, "mismatching local and remote address families"},
 	{"P8", func(p *peerArgs) bool {
-		return p.has(peerRemoteScopeID) && !p.remote.Is6()
+		return p.has(uapi.PeerRemoteScopeID) && !p.remote.Is6()
 	}, unix.EINVAL, "cannot specify scope id without remote IPv6 address"},
 	{"P9", func(p *peerArgs) bool {
 		return p.mode == peers.P2P && (p.vpn.v4.IsValid() || p.vpn.v6.IsValid())
 	}, unix.EINVAL, "unexpected VPN IP in P2P mode"},
 	{"P10", func(p *peerArgs) bool {
-		return p.has(peerKeepaliveInterval) != p.has(peerKeepaliveTimeout)
+		return p.has(uapi.PeerKeepaliveInterval) != p.has(uapi.PeerKeepaliveTimeout)
 	}, unix.EINVAL, "keepalive interval and timeout are required together"},
 }
 

@@ -5,12 +5,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun"
 )
-
-// attrMode is the one attribute of a link's IFLA_INFO_DATA (IFLA_OVPN_MODE).
-const attrMode = 1
 
 var (
 	modePolicy    = attributePolicy{name: "mode", kind: kindU8, max: uint64(peers.MP)}
@@ -82,7 +80,7 @@ func explainRoute(msg []byte, errno unix.Errno) *requestError {
 func (m *linkMessage) badMode() (bad attribute) {
 	if data := m.info(unix.IFLA_INFO_DATA); data.present() {
 		eachInside(data, func(a attribute) {
-			if a.number() == attrMode && !bad.present() && (len(a.payload) < 1 || a.payload[0] > uint8(peers.MP)) {
+			if a.number() == uapi.LinkMode && !bad.present() && (len(a.payload) < 1 || a.payload[0] > uint8(peers.MP)) {
 				bad = a
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun"
 	"ovpn-go/tun/netns"
@@ -169,7 +170,7 @@ func modeOf(m *linkMessage) (peers.Mode, unix.Errno) {
 	}
 	if data := m.info(unix.IFLA_INFO_DATA); data.present() {
 		eachInside(data, func(a attribute) {
-			if a.number() == attrMode {
+			if a.number() == uapi.LinkMode {
 				mode = peers.Mode(a.payload[0])
 			}
 		})

@@ -1,6 +1,10 @@
 package netlinksrv
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
+)
 
 // LinkDumps are the dumps of the links of one kind that a route socket has asked the kernel for. The kernel can't
 // filter them: it knows none of our kinds, and takes our links for TUN interfaces. The zero value is a socket that has
@@ -23,7 +27,7 @@ func (d *LinkDumps) Ask(datagram []byte) {
 			kind = textOf(m.info(unix.IFLA_INFO_KIND))
 		}
 		switch kind {
-		case linkKind, dcoLinkKind, tunKind:
+		case uapi.LinkKind, dcoLinkKind, tunKind:
 			if d.kinds == nil || len(d.kinds) >= enough {
 				d.kinds = map[uint32]string{}
 			}

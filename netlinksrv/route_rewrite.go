@@ -3,6 +3,7 @@ package netlinksrv
 import (
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun"
 	"ovpn-go/tun/netns"
@@ -168,7 +169,7 @@ func (b *builder) linkInfo(old attribute, look looks) {
 	info := b.nest(old.kind)
 	b.text(unix.IFLA_INFO_KIND, look.kind)
 	data := b.nest(unix.IFLA_INFO_DATA)
-	b.u8(attrMode, uint8(look.mode))
+	b.u8(uapi.LinkMode, uint8(look.mode))
 	b.endNest(data)
 	eachInside(old, func(a attribute) {
 		if n := a.number(); n != unix.IFLA_INFO_KIND && n != unix.IFLA_INFO_DATA {

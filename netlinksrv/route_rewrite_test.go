@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 	"ovpn-go/tun/netns"
 )
@@ -73,7 +74,7 @@ func TestRewriteRoute(t *testing.T) {
 	})
 	t.Run("bytes of the kernel module", func(t *testing.T) {
 		var b builder
-		b.linkInfo(attribute{kind: unix.IFLA_LINKINFO}, looks{mode: peers.MP, kind: linkKind})
+		b.linkInfo(attribute{kind: unix.IFLA_LINKINFO}, looks{mode: peers.MP, kind: uapi.LinkKind})
 		want := unhex(t, "1c00 1200  0900 0100 6f76706e00 000000  0c00 0200 0500 0100 01 000000")
 		if diff := cmp.Diff(want, b.buf); diff != "" {
 			t.Errorf("IFLA_LINKINFO (-want +got):\n%s", diff)

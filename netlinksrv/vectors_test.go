@@ -10,6 +10,7 @@ import (
 
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	"ovpn-go/netlinksrv/uapi"
 	"ovpn-go/peers"
 )
 
@@ -144,7 +145,7 @@ func TestReplyVectors(t *testing.T) {
 		want string
 	}{
 		{
-			"PEER_GET, UDP over IPv4", ask(cmdPeerGet, fnest(attrPeer, f32(peerID, 1))),
+			"PEER_GET, UDP over IPv4", ask(uapi.CmdPeerGet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 1))),
 			`a4000000 2400 0000 11000000 PPPPPPPP  03 01 0000
 			 9000 0280
 			   0800 0100 01000000
@@ -166,7 +167,7 @@ func TestReplyVectors(t *testing.T) {
 			   0800 1700 02000000`,
 		},
 		{
-			"PEER_GET, UDP over IPv6", ask(cmdPeerGet, fnest(attrPeer, f32(peerID, 2))),
+			"PEER_GET, UDP over IPv6", ask(uapi.CmdPeerGet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 2))),
 			`cc000000 2400 0000 11000000 PPPPPPPP  03 01 0000
 			 b800 0280
 			   0800 0100 02000000
@@ -189,7 +190,7 @@ func TestReplyVectors(t *testing.T) {
 			   0800 1700 00000000`,
 		},
 		{
-			"PEER_GET, TCP", ask(cmdPeerGet, fnest(attrPeer, f32(peerID, 3))),
+			"PEER_GET, TCP", ask(uapi.CmdPeerGet, fnest(uapi.AttrPeer, f32(uapi.PeerID, 3))),
 			`88000000 2400 0000 11000000 PPPPPPPP  03 01 0000
 			 7400 0280
 			   0800 0100 03000000
@@ -208,7 +209,7 @@ func TestReplyVectors(t *testing.T) {
 			   0800 1700 00000000`,
 		},
 		{
-			"KEY_GET", ask(cmdKeyGet, fnest(attrKeyconf, f32(keyPeerID, 1), f32(keySlot, 0))),
+			"KEY_GET", ask(uapi.CmdKeyGet, fnest(uapi.AttrKeyconf, f32(uapi.KeyPeerID, 1), f32(uapi.KeySlot, 0))),
 			`38000000 2400 0000 11000000 PPPPPPPP  07 01 0000
 			 2400 0380
 			   0800 0100 01000000
@@ -230,10 +231,10 @@ func TestReplyVectors(t *testing.T) {
 	}
 
 	t.Run("PEER_GET dump", func(t *testing.T) {
-		req := message(cmdPeerGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP|unix.NLM_F_ACK, f32(attrIfindex, testIfindex))
+		req := message(uapi.CmdPeerGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP|unix.NLM_F_ACK, f32(uapi.AttrIfindex, testIfindex))
 		var one []byte
 		for id := uint32(1); id <= 3; id++ {
-			reply := c.ask(ask(cmdPeerGet, fnest(attrPeer, f32(peerID, id))))[0]
+			reply := c.ask(ask(uapi.CmdPeerGet, fnest(uapi.AttrPeer, f32(uapi.PeerID, id))))[0]
 			nativeEndian.PutUint16(reply[6:], unix.NLM_F_MULTI)
 			one = append(one, reply...)
 		}

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -18,10 +19,13 @@ const (
 
 // String returns the kernel's name of the mode.
 func (m Mode) String() string {
-	if m == MP {
+	switch m {
+	case P2P:
+		return "p2p"
+	case MP:
 		return "mp"
 	}
-	return "p2p"
+	return fmt.Sprintf("mode(%d)", uint8(m))
 }
 
 var (

@@ -19,10 +19,10 @@ func TestImportArrows(t *testing.T) {
 		"tun":                    {"tun/netns"},
 		"peers":                  {"crypto"},
 		"datapath":               {"crypto", "peers", "tun", "tun/netns"},
-		"netlinksrv":             {"crypto", "datapath", "peers", "tun", "tun/netns"},
-		"netlinksrv/client":      nil,
-		"netlinksrv/client/hold": {"netlinksrv/client"},
-		"netlinksrv/exec":        {"crypto", "datapath", "netlinksrv", "peers", "tun", "tun/netns"},
+		"netlinksrv":             {"crypto", "datapath", "netlinksrv/uapi", "peers", "tun", "tun/netns"},
+		"netlinksrv/client":      {"crypto", "netlinksrv/uapi", "peers"},
+		"netlinksrv/client/hold": {"crypto", "netlinksrv/client", "netlinksrv/uapi", "peers"},
+		"netlinksrv/exec":        {"crypto", "datapath", "netlinksrv", "netlinksrv/uapi", "peers", "tun", "tun/netns"},
 	} {
 		t.Run(room, func(t *testing.T) {
 			out, err := exec.Command("go", "list", "-deps", module+room).Output()

@@ -8,6 +8,8 @@ import (
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // ErrNoFamily says that nobody answers for the family: the module is not loaded, and the caller does not run
@@ -36,7 +38,7 @@ func answered(err error) error {
 	var op *netlink.OpError
 	var errno unix.Errno
 	if errors.As(err, &op) && errors.As(op.Err, &errno) {
-		return &Error{Errno: errno, Message: strings.TrimPrefix(op.Message, familyName+": ")}
+		return &Error{Errno: errno, Message: strings.TrimPrefix(op.Message, uapi.FamilyName+": ")}
 	}
 	return err
 }
@@ -73,7 +75,7 @@ func (c *Conn) request(command uint8, flags netlink.HeaderFlags, ifindex int, ad
 		return nil, err
 	}
 	a := netlink.NewAttributeEncoder()
-	a.Uint32(attrIfindex, uint32(ifindex))
+	a.Uint32(uapi.AttrIfindex, uint32(ifindex))
 	if add != nil {
 		add(a)
 	}
@@ -82,7 +84,7 @@ func (c *Conn) request(command uint8, flags netlink.HeaderFlags, ifindex int, ad
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
 	messages, err := c.generic.Execute(genetlink.Message{
-		Header: genetlink.Header{Command: command, Version: familyVersion},
+		Header: genetlink.Header{Command: command, Version: uapi.FamilyVersion},
 		Data:   data,
 	}, family.ID, netlink.Request|flags)
 	return messages, answered(err)
@@ -90,12 +92,12 @@ func (c *Conn) request(command uint8, flags netlink.HeaderFlags, ifindex int, ad
 
 // findFamily asks each time, because the module may have been loaded anew, with another id.
 func findFamily(conn *genetlink.Conn) (genetlink.Family, error) {
-	family, err := conn.GetFamily(familyName)
+	family, err := conn.GetFamily(uapi.FamilyName)
 	if errors.Is(err, unix.ENOENT) {
 		return family, ErrNoFamily
 	}
 	if err != nil {
-		return family, fmt.Errorf("look up netlink family %q: %w", familyName, err)
+		return family, fmt.Errorf("look up netlink family %q: %w", uapi.FamilyName, err)
 	}
 	return family, nil
 }

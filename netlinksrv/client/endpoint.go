@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"github.com/mdlayher/netlink"
+
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // endpoint is a transport address as the family writes it; the zero value is none.
@@ -37,23 +39,23 @@ func (e endpoint) encode(a *netlink.AttributeEncoder) {
 		return
 	}
 	if e.addr.Is4() {
-		a.Bytes(peerRemoteIPv4, e.addr.AsSlice())
+		a.Bytes(uapi.PeerRemoteIPv4, e.addr.AsSlice())
 	} else {
-		a.Bytes(peerRemoteIPv6, e.addr.AsSlice())
+		a.Bytes(uapi.PeerRemoteIPv6, e.addr.AsSlice())
 		// The family refuses a scope beside an IPv4 address in IPv6's clothes.
 		if e.scope != 0 {
-			a.Uint32(peerRemoteScopeID, e.scope)
+			a.Uint32(uapi.PeerRemoteScopeID, e.scope)
 		}
 	}
-	a.Bytes(peerRemotePort, binary.BigEndian.AppendUint16(nil, e.port))
+	a.Bytes(uapi.PeerRemotePort, binary.BigEndian.AppendUint16(nil, e.port))
 }
 
 func (s source) encode(a *netlink.AttributeEncoder) {
 	switch {
 	case s.addr.Is4():
-		a.Bytes(peerLocalIPv4, s.addr.AsSlice())
+		a.Bytes(uapi.PeerLocalIPv4, s.addr.AsSlice())
 	case s.addr.Is6():
-		a.Bytes(peerLocalIPv6, s.addr.AsSlice())
+		a.Bytes(uapi.PeerLocalIPv6, s.addr.AsSlice())
 	}
 }
 

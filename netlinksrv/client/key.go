@@ -4,48 +4,29 @@ import (
 	"fmt"
 
 	"github.com/mdlayher/netlink"
+
+	"ovpn-go/crypto"
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // Slot is one of a peer's two places for keys. What is sent is sealed with the primary one's; what arrives may be
 // of either.
-type Slot uint32
+type Slot = crypto.Slot
 
-// The slots, with the kernel's numbers.
+// The slots.
 const (
-	Primary   Slot = 0
-	Secondary Slot = 1
+	Primary   = crypto.Primary
+	Secondary = crypto.Secondary
 )
-
-// String returns the name that the kernel's specification gives the slot.
-func (s Slot) String() string {
-	switch s {
-	case Primary:
-		return "primary"
-	case Secondary:
-		return "secondary"
-	}
-	return fmt.Sprintf("slot %d", uint32(s))
-}
 
 // Cipher is an algorithm that seals packets.
-type Cipher uint32
+type Cipher = crypto.Cipher
 
-// The ciphers, with the kernel's numbers. AES-GCM's key has 16, 24 or 32 bytes, ChaCha20-Poly1305's has 32.
+// The ciphers. AES-GCM's key has 16, 24 or 32 bytes, ChaCha20-Poly1305's has 32.
 const (
-	AESGCM           Cipher = 1
-	ChaCha20Poly1305 Cipher = 2
+	AESGCM           = crypto.AESGCM
+	ChaCha20Poly1305 = crypto.ChaCha20Poly1305
 )
-
-// String returns the name that the kernel's specification gives the cipher.
-func (c Cipher) String() string {
-	switch c {
-	case AESGCM:
-		return "aes-gcm"
-	case ChaCha20Poly1305:
-		return "chacha20-poly1305"
-	}
-	return fmt.Sprintf("cipher %d", uint32(c))
-}
 
 // Key is what can be known of an installed key.
 type Key struct {
@@ -65,35 +46,28 @@ type KeyConfig struct {
 }
 
 // Direction is the key of one direction: the cipher's, and the last 8 bytes of each nonce, which begins with the packet
-// id. It is secret, and not printed.
-type Direction struct {
-	Key       []byte
-	NonceTail [8]byte
-}
+// id. It is secret, and prints redacted.
+type Direction = crypto.Direction
 
-// String keeps the secret.
-func (Direction) String() string { return "[redacted]" }
-
-// GoString keeps the secret.
-func (Direction) GoString() string { return "[redacted]" }
-
-func (d Direction) encode(a *netlink.AttributeEncoder) error {
-	a.Bytes(dirCipherKey, d.Key)
-	a.Bytes(dirNonceTail, d.NonceTail[:])
-	return nil
+func encodeDirection(d Direction) func(*netlink.AttributeEncoder) error {
+	return func(a *netlink.AttributeEncoder) error {
+		a.Bytes(uapi.DirCipherKey, d.Key)
+		a.Bytes(uapi.DirNonceTail, d.NonceTail[:])
+		return nil
+	}
 }
 
 // NewKey puts a key into a peer's slot, in place of what is there. The error is ENOENT if there is no such peer, EINVAL
 // if the key's length is not the cipher's.
 func (c *Conn) NewKey(ifindex int, peer uint32, k KeyConfig) error {
-	_, err := c.request(cmdKeyNew, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrKeyconf, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(keyPeerID, peer)
-			a.Uint32(keySlot, uint32(k.Slot))
-			a.Uint32(keyKeyID, uint32(k.ID))
-			a.Uint32(keyCipher, uint32(k.Cipher))
-			a.Nested(keyEncryptDir, k.Encrypt.encode)
-			a.Nested(keyDecryptDir, k.Decrypt.encode)
+	_, err := c.request(uapi.CmdKeyNew, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
+		a.Nested(uapi.AttrKeyconf, func(a *netlink.AttributeEncoder) error {
+			a.Uint32(uapi.KeyPeerID, peer)
+			a.Uint32(uapi.KeySlot, uint32(k.Slot))
+			a.Uint32(uapi.KeyKeyID, uint32(k.ID))
+			a.Uint32(uapi.KeyCipher, uint32(k.Cipher))
+			a.Nested(uapi.KeyEncryptDir, encodeDirection(k.Encrypt))
+			a.Nested(uapi.KeyDecryptDir, encodeDirection(k.Decrypt))
 			return nil
 		})
 	})
@@ -105,7 +79,7 @@ func (c *Conn) NewKey(ifindex int, peer uint32, k KeyConfig) error {
 
 // Key returns what is in a peer's slot. The error is ENOENT if there is no such peer or the slot is empty.
 func (c *Conn) Key(ifindex int, peer uint32, slot Slot) (Key, error) {
-	replies, err := c.request(cmdKeyGet, 0, ifindex, keyOf(peer, slot))
+	replies, err := c.request(uapi.CmdKeyGet, 0, ifindex, keyOf(peer, slot))
 	if err != nil {
 		return Key{}, fmt.Errorf("get %v key of peer %d: %w", slot, peer, err)
 	}
@@ -116,7 +90,7 @@ func (c *Conn) Key(ifindex int, peer uint32, slot Slot) (Key, error) {
 			return Key{}, fmt.Errorf("decode %v key of peer %d: %w", slot, peer, err)
 		}
 		for ad.Next() {
-			if ad.Type() == attrKeyconf {
+			if ad.Type() == uapi.AttrKeyconf {
 				ad.Nested(k.decode)
 			}
 		}
@@ -129,9 +103,9 @@ func (c *Conn) Key(ifindex int, peer uint32, slot Slot) (Key, error) {
 
 // SwapKeys exchanges a peer's slots, either of which may be empty.
 func (c *Conn) SwapKeys(ifindex int, peer uint32) error {
-	_, err := c.request(cmdKeySwap, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrKeyconf, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(keyPeerID, peer)
+	_, err := c.request(uapi.CmdKeySwap, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
+		a.Nested(uapi.AttrKeyconf, func(a *netlink.AttributeEncoder) error {
+			a.Uint32(uapi.KeyPeerID, peer)
 			return nil
 		})
 	})
@@ -143,7 +117,7 @@ func (c *Conn) SwapKeys(ifindex int, peer uint32) error {
 
 // DeleteKey empties a peer's slot. It succeeds if the slot is empty already.
 func (c *Conn) DeleteKey(ifindex int, peer uint32, slot Slot) error {
-	_, err := c.request(cmdKeyDel, netlink.Acknowledge, ifindex, keyOf(peer, slot))
+	_, err := c.request(uapi.CmdKeyDel, netlink.Acknowledge, ifindex, keyOf(peer, slot))
 	if err != nil {
 		return fmt.Errorf("delete %v key of peer %d: %w", slot, peer, err)
 	}
@@ -152,9 +126,9 @@ func (c *Conn) DeleteKey(ifindex int, peer uint32, slot Slot) error {
 
 func keyOf(peer uint32, slot Slot) func(*netlink.AttributeEncoder) {
 	return func(a *netlink.AttributeEncoder) {
-		a.Nested(attrKeyconf, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(keyPeerID, peer)
-			a.Uint32(keySlot, uint32(slot))
+		a.Nested(uapi.AttrKeyconf, func(a *netlink.AttributeEncoder) error {
+			a.Uint32(uapi.KeyPeerID, peer)
+			a.Uint32(uapi.KeySlot, uint32(slot))
 			return nil
 		})
 	}
@@ -163,11 +137,11 @@ func keyOf(peer uint32, slot Slot) func(*netlink.AttributeEncoder) {
 func (k *Key) decode(ad *netlink.AttributeDecoder) error {
 	for ad.Next() {
 		switch ad.Type() {
-		case keySlot:
+		case uapi.KeySlot:
 			k.Slot = Slot(ad.Uint32())
-		case keyKeyID:
+		case uapi.KeyKeyID:
 			k.ID = uint8(ad.Uint32())
-		case keyCipher:
+		case uapi.KeyCipher:
 			k.Cipher = Cipher(ad.Uint32())
 		}
 	}

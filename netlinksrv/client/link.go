@@ -9,30 +9,22 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
+	"ovpn-go/peers"
 )
 
 // ErrNotOvpn says that an interface is of another kind.
 var ErrNotOvpn = errors.New("interface is not of kind ovpn")
 
 // Mode says how many peers a link can have.
-type Mode uint8
+type Mode = peers.Mode
 
-// The modes, with the kernel's numbers.
+// The modes.
 const (
-	P2P Mode = 0 // one peer, which gets everything
-	MP  Mode = 1 // many, chosen by route and VPN address
+	P2P = peers.P2P // one peer, which gets everything
+	MP  = peers.MP  // many, chosen by route and VPN address
 )
-
-// String returns the mode's name as iproute2 prints it.
-func (m Mode) String() string {
-	switch m {
-	case P2P:
-		return "p2p"
-	case MP:
-		return "mp"
-	}
-	return fmt.Sprintf("mode %d", uint8(m))
-}
 
 // Link is an interface of kind ovpn.
 type Link struct {
@@ -59,9 +51,9 @@ func (c *Conn) NewLink(cfg LinkConfig) error {
 		a.Uint32(unix.IFLA_MTU, uint32(cfg.MTU))
 	}
 	a.Nested(unix.IFLA_LINKINFO, func(a *netlink.AttributeEncoder) error {
-		a.String(unix.IFLA_INFO_KIND, linkKind)
+		a.String(unix.IFLA_INFO_KIND, uapi.LinkKind)
 		a.Nested(unix.IFLA_INFO_DATA, func(a *netlink.AttributeEncoder) error {
-			a.Uint8(linkMode, uint8(cfg.Mode))
+			a.Uint8(uapi.LinkMode, uint8(cfg.Mode))
 			return nil
 		})
 		return nil
@@ -155,11 +147,11 @@ func parseLink(m netlink.Message) (link Link, ok bool) {
 				for ad.Next() {
 					switch ad.Type() {
 					case unix.IFLA_INFO_KIND:
-						ok = ad.String() == linkKind
+						ok = ad.String() == uapi.LinkKind
 					case unix.IFLA_INFO_DATA:
 						ad.Nested(func(ad *netlink.AttributeDecoder) error {
 							for ad.Next() {
-								if ad.Type() == linkMode {
+								if ad.Type() == uapi.LinkMode {
 									link.Mode = Mode(ad.Uint8())
 								}
 							}

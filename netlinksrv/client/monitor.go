@@ -8,6 +8,9 @@ import (
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
+	"ovpn-go/peers"
 )
 
 // ErrLost says that announcements came faster than they were read, and some are lost. What is left can be asked for; the
@@ -35,33 +38,16 @@ type Event struct {
 }
 
 // DeleteReason says why a peer was removed.
-type DeleteReason uint32
+type DeleteReason = peers.DelReason
 
-// The reasons, with the kernel's numbers.
+// The reasons.
 const (
-	Teardown            DeleteReason = 0 // its link is gone, or a P2P link has got another peer
-	Userspace           DeleteReason = 1 // somebody asked for it
-	Expired             DeleteReason = 2 // keepalive heard nothing
-	TransportError      DeleteReason = 3
-	TransportDisconnect DeleteReason = 4 // its socket was closed
+	Teardown            = peers.Teardown  // its link is gone, or a P2P link has got another peer
+	Userspace           = peers.Userspace // somebody asked for it
+	Expired             = peers.Expired   // keepalive heard nothing
+	TransportError      = peers.TransportError
+	TransportDisconnect = peers.TransportDisconnect // its socket was closed
 )
-
-// String returns the name that the kernel's specification gives the reason.
-func (r DeleteReason) String() string {
-	switch r {
-	case Teardown:
-		return "teardown"
-	case Userspace:
-		return "userspace"
-	case Expired:
-		return "expired"
-	case TransportError:
-		return "transport-error"
-	case TransportDisconnect:
-		return "transport-disconnect"
-	}
-	return fmt.Sprintf("reason %d", uint32(r))
-}
 
 // Monitor receives announcements about the peers whose transport sockets are in the network namespace that it was
 // opened in.
@@ -84,17 +70,17 @@ func OpenMonitor() (*Monitor, error) {
 		return nil, err
 	}
 	for _, group := range family.Groups {
-		if group.Name != groupName {
+		if group.Name != uapi.GroupName {
 			continue
 		}
 		if err := conn.JoinGroup(group.ID); err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("join group %q: %w", groupName, err)
+			return nil, fmt.Errorf("join group %q: %w", uapi.GroupName, err)
 		}
 		return &Monitor{conn: conn, family: family.ID}, nil
 	}
 	conn.Close()
-	return nil, fmt.Errorf("family %q has no group %q", familyName, groupName)
+	return nil, fmt.Errorf("family %q has no group %q", uapi.FamilyName, uapi.GroupName)
 }
 
 // Close ends the monitor, and a Next that waits.
@@ -131,11 +117,11 @@ func (m *Monitor) Next() (Event, error) {
 // parseEvent reads an announcement; ok is false for one of a kind that is not known.
 func parseEvent(message genetlink.Message) (event Event, ok bool, err error) {
 	switch message.Header.Command {
-	case cmdPeerDelNtf:
+	case uapi.CmdPeerDelNtf:
 		event.Kind = PeerDeleted
-	case cmdPeerFloatNtf:
+	case uapi.CmdPeerFloatNtf:
 		event.Kind = PeerFloated
-	case cmdKeySwapNtf:
+	case uapi.CmdKeySwapNtf:
 		event.Kind = KeyExhausted
 	default:
 		return Event{}, false, nil
@@ -146,11 +132,11 @@ func parseEvent(message genetlink.Message) (event Event, ok bool, err error) {
 	}
 	for ad.Next() {
 		switch ad.Type() {
-		case attrIfindex:
+		case uapi.AttrIfindex:
 			event.Ifindex = int(ad.Uint32())
-		case attrPeer:
+		case uapi.AttrPeer:
 			ad.Nested(event.decodePeer)
-		case attrKeyconf:
+		case uapi.AttrKeyconf:
 			ad.Nested(event.decodeKey)
 		}
 	}
@@ -164,15 +150,15 @@ func (e *Event) decodePeer(ad *netlink.AttributeDecoder) error {
 	var remote endpoint
 	for ad.Next() {
 		switch ad.Type() {
-		case peerID:
+		case uapi.PeerID:
 			e.PeerID = ad.Uint32()
-		case peerDelReason:
+		case uapi.PeerDelReason:
 			e.Reason = DeleteReason(ad.Uint32())
-		case peerRemoteIPv4, peerRemoteIPv6:
+		case uapi.PeerRemoteIPv4, uapi.PeerRemoteIPv6:
 			remote.addr = decodeAddr(ad)
-		case peerRemoteScopeID:
+		case uapi.PeerRemoteScopeID:
 			remote.scope = ad.Uint32()
-		case peerRemotePort:
+		case uapi.PeerRemotePort:
 			remote.port = decodePort(ad)
 		}
 	}
@@ -183,9 +169,9 @@ func (e *Event) decodePeer(ad *netlink.AttributeDecoder) error {
 func (e *Event) decodeKey(ad *netlink.AttributeDecoder) error {
 	for ad.Next() {
 		switch ad.Type() {
-		case keyPeerID:
+		case uapi.KeyPeerID:
 			e.PeerID = ad.Uint32()
-		case keyKeyID:
+		case uapi.KeyKeyID:
 			// 16 bits in an announcement, 32 elsewhere (kernel behaviour).
 			if len(ad.Bytes()) == 2 {
 				e.KeyID = uint8(ad.Uint16())

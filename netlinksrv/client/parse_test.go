@@ -10,6 +10,8 @@ import (
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/uapi"
 )
 
 func encode(t testing.TB, add func(*netlink.AttributeEncoder)) []byte {
@@ -28,26 +30,26 @@ func port(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 // sample is a peer as the kernel writes it: ports with the flag for network byte order, numbers as short as they can be.
 func sample(t testing.TB) []byte {
 	return encode(t, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Int32(peerSocketNetNSID, -1)
-			a.Uint32(peerID, 5)
-			a.Uint32(peerTxID, 6)
-			a.Bytes(peerVPNIPv4, []byte{10, 8, 0, 5})
-			a.Uint32(peerKeepaliveInterval, 10)
-			a.Uint32(peerKeepaliveTimeout, 60)
-			a.Bytes(peerRemoteIPv6, netip.MustParseAddr("fe80::1").AsSlice())
-			a.Uint32(peerRemoteScopeID, 3)
-			a.Bytes(peerRemotePort|unix.NLA_F_NET_BYTEORDER, port(1194))
-			a.Bytes(peerLocalIPv6, netip.IPv6Unspecified().AsSlice())
-			a.Bytes(peerLocalPort|unix.NLA_F_NET_BYTEORDER, port(1195))
-			a.Uint32(peerVPNRxBytes, 1)
-			a.Uint64(peerVPNTxBytes, 1<<40)
-			a.Uint32(peerVPNRxPackets, 3)
-			a.Uint32(peerVPNTxPackets, 4)
-			a.Uint32(peerLinkRxBytes, 5)
-			a.Uint32(peerLinkTxBytes, 6)
-			a.Uint32(peerLinkRxPackets, 7)
-			a.Uint32(peerLinkTxPackets, 8)
+		a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
+			a.Int32(uapi.PeerSocketNetNSID, -1)
+			a.Uint32(uapi.PeerID, 5)
+			a.Uint32(uapi.PeerTxID, 6)
+			a.Bytes(uapi.PeerVPNIPv4, []byte{10, 8, 0, 5})
+			a.Uint32(uapi.PeerKeepaliveInterval, 10)
+			a.Uint32(uapi.PeerKeepaliveTimeout, 60)
+			a.Bytes(uapi.PeerRemoteIPv6, netip.MustParseAddr("fe80::1").AsSlice())
+			a.Uint32(uapi.PeerRemoteScopeID, 3)
+			a.Bytes(uapi.PeerRemotePort|unix.NLA_F_NET_BYTEORDER, port(1194))
+			a.Bytes(uapi.PeerLocalIPv6, netip.IPv6Unspecified().AsSlice())
+			a.Bytes(uapi.PeerLocalPort|unix.NLA_F_NET_BYTEORDER, port(1195))
+			a.Uint32(uapi.PeerVPNRxBytes, 1)
+			a.Uint64(uapi.PeerVPNTxBytes, 1<<40)
+			a.Uint32(uapi.PeerVPNRxPackets, 3)
+			a.Uint32(uapi.PeerVPNTxPackets, 4)
+			a.Uint32(uapi.PeerLinkRxBytes, 5)
+			a.Uint32(uapi.PeerLinkTxBytes, 6)
+			a.Uint32(uapi.PeerLinkRxPackets, 7)
+			a.Uint32(uapi.PeerLinkTxPackets, 8)
 			a.Uint32(200, 1) // of a later kernel
 			return nil
 		})
@@ -81,28 +83,28 @@ func TestParseEvent(t *testing.T) {
 		body    func(*netlink.AttributeEncoder)
 		want    Event
 	}{
-		{"a peer is deleted", cmdPeerDelNtf, func(a *netlink.AttributeEncoder) {
-			a.Uint32(attrIfindex, 4)
-			a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-				a.Uint32(peerDelReason, 2)
-				a.Uint32(peerID, 5)
+		{"a peer is deleted", uapi.CmdPeerDelNtf, func(a *netlink.AttributeEncoder) {
+			a.Uint32(uapi.AttrIfindex, 4)
+			a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
+				a.Uint32(uapi.PeerDelReason, 2)
+				a.Uint32(uapi.PeerID, 5)
 				return nil
 			})
 		}, Event{Kind: PeerDeleted, Ifindex: 4, PeerID: 5, Reason: Expired}},
-		{"a peer floats", cmdPeerFloatNtf, func(a *netlink.AttributeEncoder) {
-			a.Uint32(attrIfindex, 4)
-			a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-				a.Uint32(peerID, 5)
-				a.Bytes(peerRemoteIPv4, []byte{192, 0, 2, 1})
-				a.Bytes(peerRemotePort|unix.NLA_F_NET_BYTEORDER, port(7))
+		{"a peer floats", uapi.CmdPeerFloatNtf, func(a *netlink.AttributeEncoder) {
+			a.Uint32(uapi.AttrIfindex, 4)
+			a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
+				a.Uint32(uapi.PeerID, 5)
+				a.Bytes(uapi.PeerRemoteIPv4, []byte{192, 0, 2, 1})
+				a.Bytes(uapi.PeerRemotePort|unix.NLA_F_NET_BYTEORDER, port(7))
 				return nil
 			})
 		}, Event{Kind: PeerFloated, Ifindex: 4, PeerID: 5, Remote: netip.MustParseAddrPort("192.0.2.1:7")}},
-		{"a key is used up, of which the number has 16 bits", cmdKeySwapNtf, func(a *netlink.AttributeEncoder) {
-			a.Uint32(attrIfindex, 4)
-			a.Nested(attrKeyconf, func(a *netlink.AttributeEncoder) error {
-				a.Uint32(keyPeerID, 5)
-				a.Uint16(keyKeyID, 3)
+		{"a key is used up, of which the number has 16 bits", uapi.CmdKeySwapNtf, func(a *netlink.AttributeEncoder) {
+			a.Uint32(uapi.AttrIfindex, 4)
+			a.Nested(uapi.AttrKeyconf, func(a *netlink.AttributeEncoder) error {
+				a.Uint32(uapi.KeyPeerID, 5)
+				a.Uint16(uapi.KeyKeyID, 3)
 				return nil
 			})
 		}, Event{Kind: KeyExhausted, Ifindex: 4, PeerID: 5, KeyID: 3}},
@@ -122,9 +124,9 @@ func TestParseEvent(t *testing.T) {
 
 // FuzzParse: whatever arrives, nothing panics.
 func FuzzParse(f *testing.F) {
-	f.Add(uint8(cmdPeerGet), sample(f))
-	f.Add(uint8(cmdPeerDelNtf), []byte{5, 0, 1, 0, 9})
-	f.Add(uint8(cmdKeySwapNtf), []byte{12, 0, 3, 128, 5, 0, 3, 0, 9, 0, 0, 0})
+	f.Add(uint8(uapi.CmdPeerGet), sample(f))
+	f.Add(uint8(uapi.CmdPeerDelNtf), []byte{5, 0, 1, 0, 9})
+	f.Add(uint8(uapi.CmdKeySwapNtf), []byte{12, 0, 3, 128, 5, 0, 3, 0, 9, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, command uint8, data []byte) {
 		message := genetlink.Message{Header: genetlink.Header{Command: command}, Data: data}
 		_, _ = parsePeers([]genetlink.Message{message})

@@ -8,6 +8,8 @@ import (
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
+
+	"ovpn-go/netlinksrv/uapi"
 )
 
 // Peer describes one peer as it is.
@@ -76,10 +78,10 @@ func (c *Conn) NewPeer(ifindex int, p PeerConfig) error {
 	if err != nil {
 		return fmt.Errorf("new peer %d: %w", p.ID, err)
 	}
-	_, err = c.request(cmdPeerNew, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, p.ID)
-			a.Uint32(peerSocket, uint32(p.Socket))
+	_, err = c.request(uapi.CmdPeerNew, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
+		a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
+			a.Uint32(uapi.PeerID, p.ID)
+			a.Uint32(uapi.PeerSocket, uint32(p.Socket))
 			encodeTxID(a, p.TxID)
 			remote.encode(a)
 			local.encode(a)
@@ -102,9 +104,9 @@ func (c *Conn) SetPeer(ifindex int, id uint32, change PeerChange) error {
 	if err != nil {
 		return fmt.Errorf("set peer %d: %w", id, err)
 	}
-	_, err = c.request(cmdPeerSet, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, id)
+	_, err = c.request(uapi.CmdPeerSet, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
+		a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
+			a.Uint32(uapi.PeerID, id)
 			encodeTxID(a, change.TxID)
 			remote.encode(a)
 			local.encode(a)
@@ -124,7 +126,7 @@ func (c *Conn) SetPeer(ifindex int, id uint32, change PeerChange) error {
 // DeletePeer removes a peer and its keys. When it returns the peer's socket is free again. The error is ENOENT if there
 // is no such peer.
 func (c *Conn) DeletePeer(ifindex int, id uint32) error {
-	_, err := c.request(cmdPeerDel, netlink.Acknowledge, ifindex, onlyPeer(id))
+	_, err := c.request(uapi.CmdPeerDel, netlink.Acknowledge, ifindex, onlyPeer(id))
 	if err != nil {
 		return fmt.Errorf("delete peer %d: %w", id, err)
 	}
@@ -133,7 +135,7 @@ func (c *Conn) DeletePeer(ifindex int, id uint32) error {
 
 // Peer returns one peer. The error is ENOENT if there is none with that id.
 func (c *Conn) Peer(ifindex int, id uint32) (Peer, error) {
-	replies, err := c.request(cmdPeerGet, 0, ifindex, onlyPeer(id))
+	replies, err := c.request(uapi.CmdPeerGet, 0, ifindex, onlyPeer(id))
 	if err != nil {
 		return Peer{}, fmt.Errorf("get peer %d: %w", id, err)
 	}
@@ -150,7 +152,7 @@ func (c *Conn) Peer(ifindex int, id uint32) (Peer, error) {
 // Peers returns the peers of a link, in no particular order. One that comes or goes meanwhile may be missing or
 // appear twice.
 func (c *Conn) Peers(ifindex int) ([]Peer, error) {
-	replies, err := c.request(cmdPeerGet, netlink.Dump, ifindex, nil)
+	replies, err := c.request(uapi.CmdPeerGet, netlink.Dump, ifindex, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list peers: %w", err)
 	}
@@ -163,8 +165,8 @@ func (c *Conn) Peers(ifindex int) ([]Peer, error) {
 
 func onlyPeer(id uint32) func(*netlink.AttributeEncoder) {
 	return func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, id)
+		a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
+			a.Uint32(uapi.PeerID, id)
 			return nil
 		})
 	}
@@ -172,22 +174,22 @@ func onlyPeer(id uint32) func(*netlink.AttributeEncoder) {
 
 func encodeTxID(a *netlink.AttributeEncoder, id *uint32) {
 	if id != nil {
-		a.Uint32(peerTxID, *id)
+		a.Uint32(uapi.PeerTxID, *id)
 	}
 }
 
 func encodeVPN(a *netlink.AttributeEncoder, v4, v6 netip.Addr) {
 	if v4.IsValid() {
-		a.Bytes(peerVPNIPv4, v4.AsSlice())
+		a.Bytes(uapi.PeerVPNIPv4, v4.AsSlice())
 	}
 	if v6.IsValid() {
-		a.Bytes(peerVPNIPv6, v6.AsSlice())
+		a.Bytes(uapi.PeerVPNIPv6, v6.AsSlice())
 	}
 }
 
 func (k Keepalive) encode(a *netlink.AttributeEncoder) {
-	a.Uint32(peerKeepaliveInterval, uint32(k.Interval/time.Second))
-	a.Uint32(peerKeepaliveTimeout, uint32(k.Timeout/time.Second))
+	a.Uint32(uapi.PeerKeepaliveInterval, uint32(k.Interval/time.Second))
+	a.Uint32(uapi.PeerKeepaliveTimeout, uint32(k.Timeout/time.Second))
 }
 
 func parsePeers(messages []genetlink.Message) ([]Peer, error) {
@@ -198,7 +200,7 @@ func parsePeers(messages []genetlink.Message) ([]Peer, error) {
 			return nil, fmt.Errorf("decode answer: %w", err)
 		}
 		for ad.Next() {
-			if ad.Type() != attrPeer {
+			if ad.Type() != uapi.AttrPeer {
 				continue
 			}
 			var p Peer
@@ -218,46 +220,46 @@ func (p *Peer) decode(ad *netlink.AttributeDecoder) error {
 	var local netip.Addr
 	for ad.Next() {
 		switch ad.Type() {
-		case peerID:
+		case uapi.PeerID:
 			p.ID = ad.Uint32()
-		case peerTxID:
+		case uapi.PeerTxID:
 			p.TxID = ad.Uint32()
-		case peerRemoteIPv4, peerRemoteIPv6:
+		case uapi.PeerRemoteIPv4, uapi.PeerRemoteIPv6:
 			remote.addr = decodeAddr(ad)
-		case peerRemoteScopeID:
+		case uapi.PeerRemoteScopeID:
 			remote.scope = ad.Uint32()
-		case peerRemotePort:
+		case uapi.PeerRemotePort:
 			remote.port = decodePort(ad)
-		case peerSocketNetNSID:
+		case uapi.PeerSocketNetNSID:
 			id := ad.Int32()
 			p.SocketNetNSID = &id
-		case peerVPNIPv4:
+		case uapi.PeerVPNIPv4:
 			p.VPN4 = decodeAddr(ad)
-		case peerVPNIPv6:
+		case uapi.PeerVPNIPv6:
 			p.VPN6 = decodeAddr(ad)
-		case peerLocalIPv4, peerLocalIPv6:
+		case uapi.PeerLocalIPv4, uapi.PeerLocalIPv6:
 			local = decodeAddr(ad)
-		case peerLocalPort:
+		case uapi.PeerLocalPort:
 			p.LocalPort = decodePort(ad)
-		case peerKeepaliveInterval:
+		case uapi.PeerKeepaliveInterval:
 			p.Keepalive.Interval = time.Duration(ad.Uint32()) * time.Second
-		case peerKeepaliveTimeout:
+		case uapi.PeerKeepaliveTimeout:
 			p.Keepalive.Timeout = time.Duration(ad.Uint32()) * time.Second
-		case peerVPNRxBytes:
+		case uapi.PeerVPNRxBytes:
 			p.VPN.RxBytes = decodeUint(ad)
-		case peerVPNTxBytes:
+		case uapi.PeerVPNTxBytes:
 			p.VPN.TxBytes = decodeUint(ad)
-		case peerVPNRxPackets:
+		case uapi.PeerVPNRxPackets:
 			p.VPN.RxPackets = decodeUint(ad)
-		case peerVPNTxPackets:
+		case uapi.PeerVPNTxPackets:
 			p.VPN.TxPackets = decodeUint(ad)
-		case peerLinkRxBytes:
+		case uapi.PeerLinkRxBytes:
 			p.Link.RxBytes = decodeUint(ad)
-		case peerLinkTxBytes:
+		case uapi.PeerLinkTxBytes:
 			p.Link.TxBytes = decodeUint(ad)
-		case peerLinkRxPackets:
+		case uapi.PeerLinkRxPackets:
 			p.Link.RxPackets = decodeUint(ad)
-		case peerLinkTxPackets:
+		case uapi.PeerLinkTxPackets:
 			p.Link.TxPackets = decodeUint(ad)
 		}
 	}
