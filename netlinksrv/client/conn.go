@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
@@ -47,6 +48,7 @@ func answered(err error) error {
 // other.
 type Conn struct {
 	generic *genetlink.Conn
+	family  atomic.Uint32 // the family's id, 0 until it was looked up
 	route   *netlink.Conn
 }
 
@@ -70,10 +72,6 @@ func (c *Conn) Close() error { return errors.Join(c.generic.Close(), c.route.Clo
 
 // request sends one message of the family about an interface.
 func (c *Conn) request(command uint8, flags netlink.HeaderFlags, ifindex int, add func(*netlink.AttributeEncoder)) ([]genetlink.Message, error) {
-	family, err := findFamily(c.generic)
-	if err != nil {
-		return nil, err
-	}
 	a := netlink.NewAttributeEncoder()
 	a.Uint32(uapi.AttrIfindex, uint32(ifindex))
 	if add != nil {
@@ -83,14 +81,40 @@ func (c *Conn) request(command uint8, flags netlink.HeaderFlags, ifindex int, ad
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	messages, err := c.generic.Execute(genetlink.Message{
+	message := genetlink.Message{
 		Header: genetlink.Header{Command: command, Version: uapi.FamilyVersion},
 		Data:   data,
-	}, family.ID, netlink.Request|flags)
+	}
+	known := c.family.Load()
+	if known == 0 {
+		if known, err = c.lookUp(); err != nil {
+			return nil, err
+		}
+	}
+	messages, err := c.generic.Execute(message, uint16(known), netlink.Request|flags)
+	if errors.Is(err, unix.ENOENT) {
+		// That is the answer of a module which has been loaded anew, with another id, as well.
+		now, lookUpErr := c.lookUp()
+		if lookUpErr != nil {
+			return nil, lookUpErr
+		}
+		if now != known {
+			messages, err = c.generic.Execute(message, uint16(now), netlink.Request|flags)
+		}
+	}
 	return messages, answered(err)
 }
 
-// findFamily asks each time, because the module may have been loaded anew, with another id.
+// lookUp asks for the family's id and remembers it.
+func (c *Conn) lookUp() (id uint32, err error) {
+	family, err := findFamily(c.generic)
+	if err != nil {
+		return 0, err
+	}
+	c.family.Store(uint32(family.ID))
+	return uint32(family.ID), nil
+}
+
 func findFamily(conn *genetlink.Conn) (genetlink.Family, error) {
 	family, err := conn.GetFamily(uapi.FamilyName)
 	if errors.Is(err, unix.ENOENT) {
