@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,14 +48,6 @@ func init() {
 // one end and in between at the other, is in force.
 func TestTCPConnectionOfAnotherProcess(t *testing.T) {
 	benchtest.Root(t)
-	binary, err := raceBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, shared := range []string{"message", "fork"} {
 		t.Run("shared-by-"+shared, func(t *testing.T) {
 			star := benchtest.Star(t, 1)
@@ -71,61 +61,17 @@ func TestTCPConnectionOfAnotherProcess(t *testing.T) {
 				devices = append(devices, n)
 				environment += fmt.Sprintf(" /proc/%d/fd/%d", os.Getpid(), n.NS.File().Fd())
 			}
-			cmd := exec.Command(binary, "exec", "--datapath", "userspace", "--log-level", "warn", "--", self)
-			cmd.Env = append(os.Environ(), environment)
-			stderr := new(bytes.Buffer)
-			cmd.Stderr = stderr
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := star.Server.Do(cmd.Start); err != nil {
-				t.Fatal(err)
-			}
-			lines := bufio.NewScanner(out)
-			defer func() {
-				in.Close()
-				for lines.Scan() {
-					t.Error(lines.Text())
-				}
-				if err := cmd.Wait(); err != nil || stderr.Len() > 0 {
-					t.Errorf("the client's program: %v\n%s", err, stderr)
-				}
-			}()
-			if !lines.Scan() || lines.Text() != "ready" {
-				t.Fatalf("the client says %q", lines.Text())
-			}
-			for i, d := range devices {
-				for _, err := range []error{
-					d.DisableIPv6(), d.AddAddr("ovpn0", netip.PrefixFrom(tunnelEnds[i], 24)), d.SetUp("ovpn0"),
-					d.WaitRunning(t.Context(), "ovpn0"),
-				} {
-					if err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			for i, d := range devices {
-				eventually(t, 10*time.Second, "a ping through the tunnel", func() bool {
-					r, err := (bench.Ping{Node: d, To: tunnelEnds[1-i], Count: 1, Wait: time.Second}).Run(t.Context())
-					return err == nil && r.Lost() == 0
-				})
-				r, err := (bench.Ping{Node: d, To: tunnelEnds[1-i], Count: 200, Interval: time.Millisecond, Payload: 1000, Wait: 5 * time.Second}).Run(t.Context())
-				if err != nil || r.Lost() != 0 {
-					t.Errorf("device %d: %d of %d pings lost, %v", i, r.Lost(), r.Sent, err)
-				}
-			}
-			fmt.Fprintln(in, "delete")
-			if !lines.Scan() {
+			c := startController(t, star.Server, environment)
+			c.expect(t, "ready")
+			setUpEnds(t, devices)
+			requirePings(t, devices, 200)
+			fmt.Fprintln(c.in, "delete")
+			if !c.lines.Scan() {
 				t.Fatal("the client has ended")
 			}
 			var records int
-			if _, err := fmt.Sscanf(lines.Text(), "%d records", &records); err != nil || records < 10 {
-				t.Errorf("the client says %q", lines.Text())
+			if _, err := fmt.Sscanf(c.lines.Text(), "%d records", &records); err != nil || records < 10 {
+				t.Errorf("the client says %q", c.lines.Text())
 			}
 		})
 	}
@@ -245,7 +191,7 @@ func control(how string, namespaces []string) error {
 		if clients[i], err = ovpnClientIn(path); err != nil {
 			return err
 		}
-		if err := clients[i].newPeerAt(1, fds[i], netip.AddrPort{}, tunnelEnds[1-i]); err != nil {
+		if err := clients[i].newPeer(1, fds[i], netip.AddrPort{}, tunnelEnds[1-i]); err != nil {
 			return err
 		}
 		if now, err := inodeOf(fds[i]); err != nil || now == before[i] {

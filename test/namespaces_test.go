@@ -2,7 +2,6 @@ package test
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,12 +9,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	vnl "github.com/vishvananda/netlink"
 
-	"github.com/mdlayher/genetlink"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/bench"
@@ -38,21 +34,11 @@ func init() {
 	os.Exit(0)
 }
 
-var tunnelEnds = [2]netip.Addr{netip.MustParseAddr("10.8.0.1"), netip.MustParseAddr("10.8.0.2")}
-
 // TestEverythingInItsOwnNamespace has a client in one namespace, its device in a second and the device's transport socket in
 // a third, twice, as both ends of a tunnel, and sends through it. Packets leave only with the mark that the socket got after
 // it was attached.
 func TestEverythingInItsOwnNamespace(t *testing.T) {
 	benchtest.Root(t)
-	binary, err := raceBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, transport := range []string{"udp", "connected-udp", "tcp"} {
 		t.Run(transport, func(t *testing.T) {
 			star := benchtest.Star(t, 1)
@@ -68,34 +54,7 @@ func TestEverythingInItsOwnNamespace(t *testing.T) {
 			for _, n := range []*bench.Node{devices[0], devices[1], star.Server, star.Clients[0]} {
 				args = append(args, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.NS.File().Fd()))
 			}
-			cmd := exec.Command(binary, "exec", "--datapath", "userspace", "--log-level", "warn", "--", self)
-			cmd.Env = append(os.Environ(), namespacesVariable+"="+strings.Join(args, " "))
-			stderr := new(bytes.Buffer)
-			cmd.Stderr = stderr
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := control.Do(cmd.Start); err != nil {
-				t.Fatal(err)
-			}
-			lines := bufio.NewScanner(out)
-			defer func() {
-				in.Close()
-				for lines.Scan() {
-					t.Error(lines.Text())
-				}
-				if err := cmd.Wait(); err != nil || stderr.Len() > 0 {
-					t.Errorf("the client's program: %v\n%s", err, stderr)
-				}
-			}()
-			if !lines.Scan() || lines.Text() != "ready" {
-				t.Fatalf("the client says %q", lines.Text())
-			}
+			startController(t, control, namespacesVariable+"="+strings.Join(args, " ")).expect(t, "ready")
 			// From here on the mark that the client has set since is what it takes to leave.
 			for _, n := range []*bench.Node{star.Server, star.Clients[0]} {
 				if err := n.Do(func() error {
@@ -109,26 +68,8 @@ func TestEverythingInItsOwnNamespace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for i, d := range devices {
-				for _, err := range []error{
-					d.DisableIPv6(), d.AddAddr("ovpn0", netip.PrefixFrom(tunnelEnds[i], 24)), d.SetUp("ovpn0"),
-					d.WaitRunning(t.Context(), "ovpn0"),
-				} {
-					if err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			for i, d := range devices {
-				eventually(t, 10*time.Second, "a ping through the tunnel", func() bool {
-					r, err := (bench.Ping{Node: d, To: tunnelEnds[1-i], Count: 1, Wait: time.Second}).Run(t.Context())
-					return err == nil && r.Lost() == 0
-				})
-				r, err := (bench.Ping{Node: d, To: tunnelEnds[1-i], Count: 20, Interval: time.Millisecond, Payload: 1000, Wait: 5 * time.Second}).Run(t.Context())
-				if err != nil || r.Lost() != 0 {
-					t.Errorf("device %d: %d of %d pings lost, %v", i, r.Lost(), r.Sent, err)
-				}
-			}
+			setUpEnds(t, devices)
+			requirePings(t, devices, 20)
 		})
 	}
 }
@@ -168,7 +109,7 @@ func spreadOut(args []string) error {
 		if transport != "tcp" {
 			remote = starEnds[1-i]
 		}
-		if err := c.newPeerAt(1, sockets[i], remote, tunnelEnds[1-i]); err != nil {
+		if err := c.newPeer(1, sockets[i], remote, tunnelEnds[1-i]); err != nil {
 			return err
 		}
 		got, err := c.socketNamespace(1)
@@ -233,58 +174,4 @@ func transportSockets(transport string, in func(ns int, fn func() error) error) 
 		fds[0], _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
 	}
 	return fds, err
-}
-
-// newPeerAt is newPeer at a remote address, unless that is invalid, and with a VPN address.
-func (c *ovpnClient) newPeerAt(id, fd int, remote netip.AddrPort, vpn netip.Addr) error {
-	const peerRemote4, peerRemotePort = 2, 5
-	_, err := c.execute(cmdPeerNew, netlink.Acknowledge, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, uint32(id))
-			a.Uint32(peerSocket, uint32(fd))
-			a.Bytes(peerVPN4, vpn.AsSlice())
-			if remote.IsValid() {
-				a.Bytes(peerRemote4, remote.Addr().AsSlice())
-				a.Bytes(peerRemotePort, []byte{byte(remote.Port() >> 8), byte(remote.Port())})
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("new peer %d: %w", id, err)
-	}
-	return c.newKey(id)
-}
-
-// socketNamespace returns a peer's socket-netnsid, -2 if there is none.
-func (c *ovpnClient) socketNamespace(id int) (nsid int, err error) {
-	const peerSocketNetNSID, none = 7, -2
-	var replies []genetlink.Message
-	replies, err = c.execute(cmdPeerGet, 0, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, uint32(id))
-			return nil
-		})
-	})
-	if err != nil || len(replies) != 1 {
-		return none, fmt.Errorf("get peer %d: %d replies, %w", id, len(replies), err)
-	}
-	nsid = none
-	d, err := netlink.NewAttributeDecoder(replies[0].Data)
-	if err != nil {
-		return none, err
-	}
-	for d.Next() {
-		if d.Type() == attrPeer {
-			d.Nested(func(d *netlink.AttributeDecoder) error {
-				for d.Next() {
-					if d.Type() == peerSocketNetNSID {
-						nsid = int(d.Int32())
-					}
-				}
-				return d.Err()
-			})
-		}
-	}
-	return nsid, d.Err()
 }

@@ -4,13 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
-	"github.com/mdlayher/genetlink"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/bench/benchtest"
@@ -42,76 +40,24 @@ func TestTCPPeersComeAndGo(t *testing.T) {
 		least    = 4 // rounds
 	)
 	benchtest.Root(t)
-	binary, err := raceBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary, "exec", "--datapath", "userspace", "--log-level", "warn", "--", self)
-	cmd.Env = append(os.Environ(), peersVariable+"=1")
-	stderr := new(bytes.Buffer)
-	cmd.Stderr = stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	star := benchtest.Star(t, 1)
-	if err := star.Server.Do(cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	defer func() {
-		in.Close()
-		for lines.Scan() {
-			t.Error(lines.Text())
-		}
-		if err := cmd.Wait(); err != nil || stderr.Len() > 0 {
-			t.Errorf("the client's program: %v\n%s", err, stderr)
-		}
-	}()
+	c := startController(t, benchtest.Star(t, 1).Server, peersVariable+"=1")
 	before := 0
 	start := time.Now()
 	for round := 0; ; round++ {
-		if !lines.Scan() || lines.Text() != "idle" {
-			t.Fatalf("the client says %q", lines.Text())
-		}
+		c.expect(t, "idle")
 		if round == 0 {
-			before = descriptors(t, cmd.Process.Pid)
+			before = descriptors(t, c.pid)
 		}
 		// What was sent to a connection may outlast the client's descriptor for a moment.
 		eventually(t, 15*time.Second, "the connections to be let go of", func() bool {
-			return descriptors(t, cmd.Process.Pid) <= before
+			return descriptors(t, c.pid) <= before
 		})
 		if round >= least && time.Since(start) > duration {
 			t.Logf("%d rounds", round)
 			return
 		}
-		fmt.Fprintln(in, "go on")
+		fmt.Fprintln(c.in, "go on")
 	}
-}
-
-// The ovpn family's numbers, include/uapi/linux/ovpn.h.
-const (
-	cmdPeerNew, cmdPeerGet, cmdPeerDel, cmdKeyNew = 1, 3, 4, 6
-
-	attrIfindex, attrPeer, attrKeyconf = 1, 2, 3
-	peerID, peerSocket, peerVPN4       = 1, 6, 8
-	keyPeer, keySlot, keyID            = 1, 2, 3
-	keyCipher, keyEncrypt, keyDecrypt  = 4, 5, 6
-)
-
-// ovpnClient talks to one interface.
-type ovpnClient struct {
-	conn    *genetlink.Conn
-	family  uint16
-	ifindex uint32
 }
 
 // comeAndGo says "idle" before every round and begins it when it reads a line.
@@ -120,7 +66,7 @@ func comeAndGo(peers int, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	defer c.conn.Close()
+	defer c.Close()
 	for {
 		fmt.Println("idle")
 		if !in.Scan() {
@@ -132,121 +78,6 @@ func comeAndGo(peers int, in *bufio.Scanner) error {
 	}
 }
 
-func newOvpnClient(name string) (*ovpnClient, error) {
-	conn, err := genetlink.Dial(&netlink.Config{Strict: true})
-	if err != nil {
-		return nil, err
-	}
-	family, err := conn.GetFamily("ovpn")
-	if err != nil {
-		return nil, err
-	}
-	route, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer route.Close()
-	a := netlink.NewAttributeEncoder()
-	a.String(unix.IFLA_IFNAME, name)
-	a.Nested(unix.IFLA_LINKINFO, func(a *netlink.AttributeEncoder) error {
-		a.String(unix.IFLA_INFO_KIND, "ovpn")
-		a.Nested(unix.IFLA_INFO_DATA, func(a *netlink.AttributeEncoder) error {
-			const mode, multipoint = 1, 1
-			a.Uint8(mode, multipoint)
-			return nil
-		})
-		return nil
-	})
-	b, err := a.Encode()
-	if err != nil {
-		return nil, err
-	}
-	_, err = route.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  unix.RTM_NEWLINK,
-			Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Excl,
-		},
-		Data: append(make([]byte, unix.SizeofIfInfomsg), b...),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("create link: %w", err)
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
-		return nil, err
-	}
-	return &ovpnClient{conn: conn, family: family.ID, ifindex: request.Uint32()}, nil
-}
-
-func (c *ovpnClient) execute(command uint8, flags netlink.HeaderFlags, add func(*netlink.AttributeEncoder)) ([]genetlink.Message, error) {
-	a := netlink.NewAttributeEncoder()
-	a.Uint32(attrIfindex, c.ifindex)
-	add(a)
-	b, err := a.Encode()
-	if err != nil {
-		return nil, err
-	}
-	return c.conn.Execute(genetlink.Message{Header: genetlink.Header{Command: command, Version: 1}, Data: b},
-		c.family, netlink.Request|flags)
-}
-
-func (c *ovpnClient) newPeer(id, fd int) error {
-	_, err := c.execute(cmdPeerNew, netlink.Acknowledge, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, uint32(id))
-			a.Uint32(peerSocket, uint32(fd))
-			a.Bytes(peerVPN4, []byte{10, 8, byte(id >> 8), byte(id)})
-			return nil
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("new peer %d: %w", id, err)
-	}
-	return c.newKey(id)
-}
-
-// newKey gives a peer a primary key, which is the same for all and in both directions.
-func (c *ovpnClient) newKey(id int) error {
-	direction := func(a *netlink.AttributeEncoder) error {
-		a.Bytes(1, make([]byte, 32))
-		a.Bytes(2, make([]byte, 8))
-		return nil
-	}
-	_, err := c.execute(cmdKeyNew, netlink.Acknowledge, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrKeyconf, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(keyPeer, uint32(id))
-			a.Uint32(keySlot, 0)
-			a.Uint32(keyID, 0)
-			a.Uint32(keyCipher, 1) // AES-GCM
-			a.Nested(keyEncrypt, direction)
-			a.Nested(keyDecrypt, direction)
-			return nil
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("new key of peer %d: %w", id, err)
-	}
-	return nil
-}
-
-func (c *ovpnClient) deletePeer(id int) error {
-	_, err := c.execute(cmdPeerDel, netlink.Acknowledge, func(a *netlink.AttributeEncoder) {
-		a.Nested(attrPeer, func(a *netlink.AttributeEncoder) error {
-			a.Uint32(peerID, uint32(id))
-			return nil
-		})
-	})
-	return err
-}
-
 // round adds the peers and lets go of them.
 func (c *ovpnClient) round(peers int) error {
 	var near, far []int
@@ -256,7 +87,7 @@ func (c *ovpnClient) round(peers int) error {
 			return err
 		}
 		near, far = append(near, a), append(far, b)
-		if err := c.newPeer(id, a); err != nil {
+		if err := c.newPeer(id, a, netip.AddrPort{}, netip.AddrFrom4([4]byte{10, 8, byte(id >> 8), byte(id)})); err != nil {
 			return err
 		}
 	}
@@ -271,7 +102,7 @@ func (c *ovpnClient) round(peers int) error {
 		}
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		left, err := c.execute(cmdPeerGet, netlink.Dump, func(*netlink.AttributeEncoder) {})
+		left, err := c.Peers(c.ifindex)
 		if err != nil {
 			return fmt.Errorf("list peers: %w", err)
 		}
