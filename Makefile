@@ -2,22 +2,32 @@
 # Nothing here installs anything; what a target lacks, it names.
 
 GO ?= go
-# How long each fuzz target runs under `make fuzz`.
-FUZZTIME ?= 10s
+export GO
+# How long each fuzz target runs under `make fuzz`; `make test` gives each some seconds.
+FUZZTIME ?= 10m
 # What `make benchmarks` runs: a regular expression and a number of repeats, for benchstat.
 BENCH ?= .
 COUNT ?= 1
 
-.PHONY: build demo test requirements lint unit race namespaces selftests conformance fuzz bench bench-vm bench-document profile \
+# Tests run one kind after the other: each kind fills the machine by itself.
+.NOTPARALLEL:
+.PHONY: build dist demo test requirements lint unit race namespaces selftests conformance fuzz bench bench-vm bench-document profile \
 	benchmarks wireguard-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ovpn-go ./cmd/ovpn-go
 
+# What is given to others.
+dist:
+	for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -o dist/ovpn-go-linux-$$arch ./cmd/ovpn-go || exit; \
+	done
+
 demo: build
 	bin/ovpn-go demo
 
-test: requirements build lint race namespaces selftests
+test: FUZZTIME = 5s
+test: requirements build lint unit race fuzz namespaces selftests
 
 requirements:
 	@test/requirements.sh
@@ -32,18 +42,18 @@ lint:
 ROOMS = $$($(GO) list ./... | grep -v -E '/test(/|$$)')
 
 unit:
-	$(GO) test -shuffle=on $(ROOMS)
+	test/gotest.sh -shuffle=on $(ROOMS)
 
 race:
-	$(GO) test -race -shuffle=on $(ROOMS)
+	test/gotest.sh -race -shuffle=on $(ROOMS)
 
 # Real OpenVPN processes under the program, in network namespaces, and the kernel's own module for comparison.
 namespaces:
-	$(GO) test -count=1 -p 1 -timeout 25m $$($(GO) list ./test/... | grep -v /selftests)
+	test/gotest.sh -p 1 -timeout 25m $$($(GO) list ./test/... | grep -v /selftests)
 
 # The kernel's own tests of its module, on the program. They are fetched and compiled once.
 selftests:
-	$(GO) test -count=1 -timeout 25m ./test/selftests
+	test/gotest.sh -timeout 25m ./test/selftests
 
 # The kernel's module, in an emulated machine, and the program are asked the same, and other people's programs are run;
 # writes the report.

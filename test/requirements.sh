@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Names what `make test` needs and this machine lacks. It fails only if OVPN_GO_REQUIRE is set:
-# otherwise the tests that need it are skipped, each with its reason.
+# Builds the tests' Debian tree if that is missing, and names what else `make test` needs and this machine lacks. It fails
+# only if OVPN_GO_REQUIRE is set: otherwise the tests that need it are skipped, each with its reason.
 set -euo pipefail
 
 missing=()
@@ -15,13 +15,12 @@ command -v "${CC:-gcc}" >/dev/null || need "a C compiler, for the race detector:
 command -v cpio >/dev/null && command -v qemu-system-x86_64 >/dev/null ||
 	need "an emulator for the kernel's own module: apt-get install --no-install-recommends cpio qemu-system-x86"
 
-root=${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}
-if [ ! -f "$root/.testroot" ]; then
-	if command -v mmdebstrap >/dev/null; then
-		echo "The Debian tree with OpenVPN 2.7 is built first, in $root: 250 MB, about a minute."
-	else
-		need "a Debian tree with OpenVPN 2.7, and mmdebstrap to build it: apt-get install mmdebstrap"
-	fi
+if command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ]; then
+	[ -f "${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}/.testroot" ] ||
+		echo "The Debian tree with OpenVPN 2.7 is built first: 250 MB, about a minute."
+	test/testroot/build.sh || need "the Debian tree with OpenVPN 2.7: test/testroot/build.sh has just said why"
+else
+	need "root and mmdebstrap, for a Debian tree with OpenVPN 2.7: apt-get install mmdebstrap"
 fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0
