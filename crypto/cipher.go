@@ -52,7 +52,7 @@ func newAEAD(c Cipher, key []byte) (cipher.AEAD, error) {
 		if err != nil {
 			return nil, err
 		}
-		return cipher.NewGCM(block)
+		return newGCM(block)
 	case ChaCha20Poly1305:
 		if len(key) != chacha20poly1305.KeySize {
 			return nil, ErrKeyLength

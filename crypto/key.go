@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -60,8 +61,8 @@ type opening struct {
 // ErrUnsupportedCipher, or ErrKeyLength with the encrypting direction looked at first.
 //
 // The key holds expanded copies only, so the caller should clear both Direction.Key slices and the
-// nonce tails as soon as NewKey returns. The expanded copies belong to the cipher libraries, which
-// offer no way to wipe them: they go when the garbage collector takes the key.
+// nonce tails as soon as NewKey returns. The expanded copies are wiped when the garbage collector
+// finds that nobody has the key any more.
 func NewKey(config KeyConfig) (*Key, error) {
 	if config.ID > MaxKeyID {
 		return nil, fmt.Errorf("key id %d is above %d", config.ID, MaxKeyID)
@@ -74,12 +75,14 @@ func NewKey(config KeyConfig) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decrypting key for %v: %w", config.Cipher, err)
 	}
-	return &Key{
+	k := &Key{
 		id:      config.ID,
 		cipher:  config.Cipher,
 		sealing: sealing{aead: seal, nonceTail: config.Encrypt.NonceTail},
 		opening: opening{aead: open, nonceTail: config.Decrypt.NonceTail},
-	}, nil
+	}
+	wipeBehind(k)
+	return k, nil
 }
 
 // ID returns the key id, 0 to MaxKeyID, that packets of this key carry.
@@ -108,6 +111,7 @@ func (k *Key) Seal(dst, plaintext []byte, op, packetID uint32) {
 	*(*[NonceTailSize]byte)(packet[tagOffset:]) = k.sealing.nonceTail
 
 	k.sealing.aead.Seal(packet[Overhead:Overhead], packet[packetIDOffset:nonceEnd], plaintext, packet[:HeaderSize])
+	runtime.KeepAlive(k) // see wipeBehind
 
 	*(*[TagSize]byte)(packet[tagOffset:]) = [TagSize]byte(packet[end:])
 }
@@ -140,6 +144,7 @@ func (k *Key) Open(dst, packet []byte) error {
 	*(*[NonceTailSize]byte)(packet[tagOffset:]) = k.opening.nonceTail
 
 	_, err := k.opening.aead.Open(dst[:0], packet[packetIDOffset:nonceEnd], packet[Overhead:], packet[:HeaderSize])
+	runtime.KeepAlive(k) // see wipeBehind
 
 	*behind = saved
 	if err != nil {

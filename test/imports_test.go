@@ -14,6 +14,7 @@ import (
 func TestImportArrows(t *testing.T) {
 	const module = "ovpn-go/"
 	for room, allowed := range map[string][]string{
+		"confine":                nil,
 		"crypto":                 nil,
 		"tun/netns":              nil,
 		"tun":                    {"tun/netns"},

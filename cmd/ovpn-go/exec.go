@@ -97,5 +97,8 @@ func runClient(cmd *cobra.Command, args []string, cfg netlinksrv.Config) (status
 		return failed, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	return exec.Run(cmd.Context(), exec.Options{Args: args, Server: server, Sockets: sockets, Logger: cfg.Logger})
+	return exec.Run(cmd.Context(), exec.Options{
+		Args: args, Server: server, Sockets: sockets, Logger: cfg.Logger,
+		Apart: func() { hideKeys(cfg.Logger) },
+	})
 }

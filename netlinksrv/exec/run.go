@@ -21,6 +21,9 @@ type Options struct {
 	Sockets *datapath.Sockets
 	// Logger receives what goes wrong with a client's sockets; nil discards it.
 	Logger *slog.Logger
+	// Apart, unless nil, is called once the client's processes have inherited what they inherit from this one: a limit that
+	// changes from then on is ours alone.
+	Apart func()
 }
 
 // Run starts a program so that its netlink sockets, and those of all processes it starts, reach
@@ -48,6 +51,7 @@ func Run(ctx context.Context, o Options) (Status, error) {
 		logger:        o.Logger,
 		stdio:         [3]uintptr{0, 1, 2},
 		dropInherited: true,
+		apart:         o.Apart,
 	}
 	if inner.logger == nil {
 		inner.logger = slog.New(slog.DiscardHandler)

@@ -31,6 +31,8 @@ type options struct {
 	stdio       [3]uintptr // what the client gets as 0, 1, 2
 	// dropInherited closes the descriptors that the client inherits from us in ourselves.
 	dropInherited bool
+	// apart is called when the guard has been started; nil if there is nothing to call.
+	apart func()
 	// started is called with the client's pid and the guard's.
 	started func(client, guard int)
 }
@@ -69,6 +71,9 @@ func run(ctx context.Context, o options, server server) (Status, error) {
 	s := &supervisor{options: o, status: Status{Code: 126}}
 	if err := s.startGuard(path); err != nil {
 		return s.status, err
+	}
+	if o.apart != nil {
+		o.apart()
 	}
 	s.session = newSession(server, o.logger, o.beforeBind)
 	s.session.guard = s.guard
