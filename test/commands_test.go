@@ -224,6 +224,47 @@ func TestStaticKeyTunnel(t *testing.T) {
 	client.run("$P link del ovpn0")
 }
 
+// TestStaticKeyTunnelOverTCP builds one over TCP: one side waits for the other's connection. When either deletes its peer, both are gone
+// and so are those that held the connection.
+func TestStaticKeyTunnelOverTCP(t *testing.T) {
+	t.Parallel()
+	program, err := raceBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	benchtest.Root(t)
+	star := benchtest.Star(t, 1)
+	server, client := startShell(t, star.Server, program), startShell(t, star.Clients[0], program)
+	key := filepath.Join(t.TempDir(), "tunnel.key")
+	server.run("umask 077; $P key generate > " + key)
+	server.run("$P link add ovpn0")
+	client.run("$P link add ovpn0")
+	devices := []*bench.Node{star.Server, star.Clients[0]}
+	for i, d := range devices {
+		if err := errors.Join(d.AddAddr("ovpn0", netip.PrefixFrom(tunnelEnds[i], 24)), d.SetUp("ovpn0")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, deleter := range []*shell{client, server} {
+		server.run("$P peer add ovpn0 1 --tcp --local :1194 & listener=$!")
+		client.run(fmt.Sprintf("until $P peer add ovpn0 1 --tcp --remote %v:1194 2>/dev/null; do :; done", star.ServerAddr4(0)))
+		server.run("wait $listener")
+		server.run("$P key add ovpn0 1 --direction 0 --file " + key)
+		client.run("$P key add ovpn0 1 --direction 1 --file " + key)
+		requirePings(t, devices, 20)
+		if shown := jsonOf[[]shownPeer](server, "$P peer show ovpn0 --json"); len(shown) != 1 || shown[0].Remote != "" || shown[0].LocalPort != 1194 {
+			t.Errorf("the peer is shown as %+v", shown)
+		}
+		deleter.run("$P peer del ovpn0 1")
+		for _, s := range []*shell{server, client} {
+			s.run("until [ \"$($P peer show ovpn0 --json)\" = '[]' ]; do :; done")
+			s.run("while grep -q ovpn-go/tcp/ /proc/net/unix; do :; done")
+		}
+	}
+	server.run("$P link del ovpn0")
+	client.run("$P link del ovpn0")
+}
+
 // TestCommandsSayWhatIsWrong: an error names what was wrong, and nothing has happened.
 func TestCommandsSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
@@ -243,6 +284,9 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 		{"a link of another kind", "$P link del lo", "not of kind ovpn"},
 		{"a peer id that is none", "$P peer add mp0 16777216 --remote 127.0.0.1:9", "0 to 16777215"},
 		{"no remote", "$P peer add mp0 1", "--remote is required"},
+		{"neither end of a connection", "$P peer add mp0 1 --tcp", "a --local with a port"},
+		{"a connection that nobody takes", "$P peer add mp0 1 --tcp --remote 127.0.0.1:9 --vpn-ipv4 10.1.1.1", "connection refused"},
+		{"a source address over TCP", "$P peer add mp0 1 --tcp --remote 127.0.0.1:9 --from 127.0.0.1", "--from is for UDP"},
 		{"a remote without port", "$P peer add mp0 1 --remote 127.0.0.1", "127.0.0.1"},
 		{"no VPN address in mode mp", "$P peer add mp0 1 --remote 127.0.0.1:9", "at least one VPN IP"},
 		{"a VPN address in mode p2p", "$P peer set p2p0 1 --vpn-ipv4 10.1.2.3", "unexpected VPN IP in P2P mode"},

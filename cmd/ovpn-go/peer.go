@@ -49,20 +49,32 @@ func newPeerAddCommand() *cobra.Command {
 	var (
 		flags peerFlags
 		local = addrPortFlag{addr: netip.AddrPortFrom(netip.IPv6Unspecified(), 0)}
+		tcp   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "add LINK ID",
-		Short: "Add a peer over UDP",
-		Long: `add makes a peer that is reached over UDP. It has no key yet, so nothing passes until "key add".
+		Short: "Add a peer over UDP or TCP",
+		Long: `add makes a peer. It has no key yet, so nothing passes until "key add".
 
-A peer lives as long as its transport socket. A small process holds the socket, one for all the peers of a local address, and
-ends when the last of them is deleted. Ending it deletes its peers.`,
+A peer lives as long as its transport socket. A small process holds the socket and ends when the last of its peers is deleted;
+ending it deletes its peers. Over UDP there is one for all the peers of a local address.
+
+Over TCP one side connects to its --remote. The other has no --remote: it waits at --local and takes the first connection that
+comes. The peer goes with its connection, and nobody opens another by himself.`,
 		Example: `  ovpn-go peer add ovpn0 1 --local :1194 --remote 192.0.2.1:1194
-  ovpn-go peer add ovpn0 7 --local 0.0.0.0:1194 --remote 192.0.2.7:1194 --vpn-ipv4 10.8.0.7 --keepalive 10,60`,
+  ovpn-go peer add ovpn0 7 --local 0.0.0.0:1194 --remote 192.0.2.7:1194 --vpn-ipv4 10.8.0.7 --keepalive 10,60
+  ovpn-go peer add ovpn0 1 --tcp --local :1194
+  ovpn-go peer add ovpn0 1 --tcp --remote 192.0.2.1:1194`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeLinks,
 		RunE: withClient(func(cmd *cobra.Command, c *client.Conn, args []string) error {
-			if !flags.remote.addr.IsValid() {
+			remote := flags.remote.addr
+			switch {
+			case tcp && flags.from.addr.IsValid():
+				return errors.New("peer add: --from is for UDP; over TCP --local says where to connect from")
+			case tcp && !remote.IsValid() && local.addr.Port() == 0:
+				return errors.New("peer add: --tcp takes a --remote to connect to, or a --local with a port to wait at")
+			case !tcp && !remote.IsValid():
 				return errors.New("peer add: --remote is required")
 			}
 			link, id, err := linkAndPeer(c, args)
@@ -73,7 +85,16 @@ ends when the last of them is deleted. Ending it deletes its peers.`,
 			if err != nil {
 				return err
 			}
-			claim, err := hold.Acquire(program, local.addr, link.Index, id)
+			var claim *hold.Claim
+			switch {
+			case !tcp:
+				claim, err = hold.Acquire(program, local.addr, link.Index, id)
+			case remote.IsValid():
+				claim, err = hold.Connect(program, local.addr, remote, link.Index, id)
+				remote = netip.AddrPort{} // the connection's own
+			default:
+				claim, err = hold.Accept(program, local.addr, link.Index, id)
+			}
 			if err != nil {
 				return err
 			}
@@ -82,7 +103,7 @@ ends when the last of them is deleted. Ending it deletes its peers.`,
 				ID:        id,
 				TxID:      flags.txID.id,
 				Socket:    int(claim.Socket.Fd()),
-				Remote:    flags.remote.addr,
+				Remote:    remote,
 				Local:     flags.from.addr,
 				VPN4:      flags.vpn4.addr,
 				VPN6:      flags.vpn6.addr,
@@ -96,6 +117,7 @@ ends when the last of them is deleted. Ending it deletes its peers.`,
 	}
 	flags.register(cmd.Flags())
 	cmd.Flags().Var(&local, "local", "where the socket is bound: [ADDRESS]:PORT; port 0 is any free one, and no address is every one, IPv4 and IPv6")
+	cmd.Flags().BoolVar(&tcp, "tcp", false, "over TCP: connect to --remote, or without one wait for a connection at --local")
 	return cmd
 }
 

@@ -39,13 +39,16 @@ type claim struct {
 // Keep.
 func Acquire(path string, local netip.AddrPort, ifindex int, peer uint32) (*Claim, error) {
 	for attempt := 0; ; attempt++ {
-		conn, err := dial(local)
+		conn, err := dial(name(local))
 		if errors.Is(err, unix.ECONNREFUSED) {
-			bound, startErr := start(path, local)
+			socket, bound, startErr := open(local)
+			if startErr == nil {
+				startErr = start(path, name(bound), socket)
+			}
 			if startErr != nil {
 				return nil, fmt.Errorf("hold a socket at %v: %w", local, startErr)
 			}
-			conn, err = dial(bound)
+			conn, err = dial(name(bound))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reach the holder of %v: %w", local, err)
@@ -63,13 +66,13 @@ func Acquire(path string, local netip.AddrPort, ifindex int, peer uint32) (*Clai
 	}
 }
 
-// name is the holder's address. Abstract names belong to the network namespace.
+// name is the address of the holder of a UDP socket. Abstract names belong to the network namespace.
 func name(local netip.AddrPort) *net.UnixAddr {
 	return &net.UnixAddr{Name: "@ovpn-go/udp/" + local.String(), Net: "unixpacket"}
 }
 
-func dial(local netip.AddrPort) (*net.UnixConn, error) {
-	conn, err := net.DialUnix("unixpacket", nil, name(local))
+func dial(holder *net.UnixAddr) (*net.UnixConn, error) {
+	conn, err := net.DialUnix("unixpacket", nil, holder)
 	if err != nil {
 		return nil, err
 	}
@@ -102,22 +105,17 @@ func sameUser(conn *net.UnixConn) error {
 	return nil
 }
 
-// start makes the socket and a holder for it, which outlives the caller. It returns what the socket is bound to, with the
-// port that the kernel chose if local has none.
-func start(path string, local netip.AddrPort) (netip.AddrPort, error) {
-	socket, bound, err := open(local)
-	if err != nil {
-		return bound, err
-	}
+// start hands a socket to a new holder of that name, which outlives the caller, and closes it here.
+func start(path string, holder *net.UnixAddr, socket *os.File) error {
 	defer socket.Close()
-	listener, err := net.ListenUnix("unixpacket", name(bound))
+	listener, err := net.ListenUnix("unixpacket", holder)
 	if err != nil {
-		return bound, err
+		return err
 	}
 	defer listener.Close()
 	listening, err := listener.File()
 	if err != nil {
-		return bound, err
+		return err
 	}
 	defer listening.Close()
 	cmd := exec.Command(path, Command)
@@ -125,9 +123,9 @@ func start(path string, local netip.AddrPort) (netip.AddrPort, error) {
 	cmd.ExtraFiles = []*os.File{listening, socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return bound, err
+		return err
 	}
-	return bound, cmd.Process.Release()
+	return cmd.Process.Release()
 }
 
 // open makes the socket as OpenVPN does: not connected, and on an unspecified IPv6 address for IPv4 as well.

@@ -94,6 +94,7 @@ func (h *holder) serve() {
 				h.kept[what] = struct{}{}
 				h.mu.Unlock()
 				_, _ = conn.Write([]byte{1})
+				go h.drain(what)
 			}
 			conn.Close()
 			h.mu.Lock()
@@ -119,6 +120,20 @@ func (h *holder) converse(conn *net.UnixConn) (what claim, kept bool) {
 	}
 	n, err = conn.Read(b)
 	return what, err == nil && string(b[:n]) == "keep"
+}
+
+// drain reads from a connection until it ends, and then deletes its peer: that is up to whoever has the connection. It reads only
+// once the peer is there, as nobody but that has any use for what else comes. A UDP socket does not end.
+func (h *holder) drain(what claim) {
+	kind, err := unix.GetsockoptInt(int(h.socket.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind == unix.SOCK_DGRAM {
+		return
+	}
+	for b := make([]byte, 1<<16); err == nil; {
+		_, err = h.socket.Read(b)
+	}
+	_ = h.netlink.DeletePeer(what.Ifindex, what.Peer)
+	h.review()
 }
 
 // wanted reports whether there is a peer for the socket, or may be one soon.
