@@ -31,7 +31,7 @@ func FuzzTunnelIsTransparent(f *testing.F) {
 func checkTransparent(t *testing.T, seed uint64, frames int) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	a, b := newTunnel(t)
-	traffic := traffic{random: random, seq: random.Uint32()}
+	traffic := traffic{random: random, host: 1, seq: random.Uint32()}
 	for sent := 0; sent < frames; {
 		var want [][]byte
 		for range 1 + random.IntN(8) {
@@ -88,8 +88,18 @@ func comparable4(p []byte) []byte {
 // traffic is what hosts send, and what they hardly ever do.
 type traffic struct {
 	random *rand.Rand
+	host   uint8 // the sender's
 	seq    uint32
 	id     uint16
+}
+
+// ip4 and ip6 are headers from the sender to another.
+func (g *traffic) ip4() tuntest.IP {
+	return tuntest.IP{Src: netip.AddrFrom4([4]byte{10, 8, 0, g.host}), Dst: netip.MustParseAddr("10.8.0.2"), ID: g.id}
+}
+
+func (g *traffic) ip6() tuntest.IP {
+	return tuntest.IP{Src: netip.AddrFrom16([16]byte{0: 0xfd, 1: 8, 15: g.host}), Dst: netip.MustParseAddr("fd08::2")}
 }
 
 func (g *traffic) bytes(n int) []byte {
@@ -103,12 +113,14 @@ func (g *traffic) bytes(n int) []byte {
 // frame returns a packet or a super-frame that a stack may hand to a device of 1416 bytes.
 func (g *traffic) frame() []byte {
 	r := g.random
-	ip := tuntest.IP{Src: netip.MustParseAddr("10.8.0.1"), Dst: netip.MustParseAddr("10.8.0.2"), ID: g.id, TTL: uint8(1 + r.IntN(255))}
+	ip := g.ip4()
+	ip.TTL = uint8(1 + r.IntN(255))
 	if r.IntN(2) == 0 {
 		ip.Fragment = tuntest.DontFragment
 	}
 	if r.IntN(3) == 0 {
-		ip = tuntest.IP{Src: netip.MustParseAddr("fd08::1"), Dst: netip.MustParseAddr("fd08::2"), Flow: r.Uint32N(1 << 20)}
+		ip = g.ip6()
+		ip.Flow = r.Uint32N(1 << 20)
 	}
 	ip.TOS = []uint8{0, 0, 0, 1, 2, 3, 0xb8}[r.IntN(7)]
 	flags := []uint8{tuntest.ACK, tuntest.ACK, tuntest.ACK | tuntest.PSH, tuntest.ACK | tuntest.FIN, tuntest.ACK | tuntest.CWR,

@@ -35,7 +35,16 @@ func newStream(random *rand.Rand) *stream {
 	if random.IntN(2) == 0 {
 		s.tcp.Options = randomBytes(random, 4*random.IntN(11))
 	}
+	if random.IntN(6) == 0 {
+		s.ip.Options = []byte{148, 4, 0, 0} // router alert
+		s.ip.ExtensionType, s.ip.Extensions = extension(random)
+	}
 	return s
+}
+
+// extension returns an IPv6 extension header: hop-by-hop options, routing, fragment, or destination options.
+func extension(random *rand.Rand) (kind uint8, header []byte) {
+	return []uint8{0, 43, 44, 60}[random.IntN(4)], append([]byte{0, 0}, randomBytes(random, 6)...)
 }
 
 // next returns the next packet. One in odds differs from what continues the flow.
@@ -92,7 +101,7 @@ func (s *stream) deviate(deviation int) []byte {
 	case 17:
 		ip.Options = []byte{1, 1, 1, 0}
 	case 18:
-		ip.ExtensionType, ip.Extensions = 60, make([]byte, 8)
+		ip.ExtensionType, ip.Extensions = extension(s.random)
 	case 19:
 		udp.NoChecksum = true
 	case 20:
