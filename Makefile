@@ -11,7 +11,7 @@ COUNT ?= 1
 
 # Tests run one kind after the other: each kind fills the machine by itself.
 .NOTPARALLEL:
-.PHONY: build dist demo test requirements lint unit race namespaces selftests conformance fuzz bench bench-vm bench-document profile \
+.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance fuzz bench bench-vm bench-document profile \
 	benchmarks wireguard-go clean
 
 build:
@@ -23,11 +23,18 @@ dist:
 		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -o dist/ovpn-go-linux-$$arch ./cmd/ovpn-go || exit; \
 	done
 
+# What is in it: a bill of materials (CycloneDX) for each.
+sbom: dist
+	for arch in amd64 arm64; do \
+		$(GO) tool -modfile=test/sbom.mod cyclonedx-gomod bin -json -std -noserial -notimestamp \
+			-output dist/ovpn-go-linux-$$arch.cdx.json dist/ovpn-go-linux-$$arch || exit; \
+	done
+
 demo: build
 	bin/ovpn-go demo
 
 test: FUZZTIME = 5s
-test: requirements build lint unit race fuzz namespaces selftests
+test: requirements build lint vulncheck unit race fuzz namespaces selftests
 
 requirements:
 	@test/requirements.sh
@@ -37,6 +44,10 @@ lint:
 		echo "gofmt would change:" $$unformatted >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+
+# Known vulnerabilities that the program reaches; VULNDB may be the file:// URL of a copy of the database.
+vulncheck:
+	test/vulncheck.sh
 
 # The rooms' own tests, without what runs programs of other people's.
 ROOMS = $$($(GO) list ./... | grep -v -E '/test(/|$$)')
