@@ -223,6 +223,9 @@ func TestNewKeyRefuses(t *testing.T) {
 	if _, err := crypto.NewKey(crypto.KeyConfig{ID: 8, Cipher: crypto.AESGCM, Encrypt: key(32), Decrypt: key(32)}); err == nil {
 		t.Error("key id 8 was taken")
 	}
+	if _, err := crypto.NewKey(crypto.KeyConfig{ID: 7, Cipher: crypto.AESGCM, Encrypt: key(32), Decrypt: key(32)}); err != nil {
+		t.Errorf("key id 7: %v", err)
+	}
 }
 
 func TestKeyOutlivesItsConfig(t *testing.T) {

@@ -93,6 +93,38 @@ func TestIndexChurnDoesNotGrow(t *testing.T) {
 	}
 }
 
+// TestIndexIsRebuiltSeldom: adding many keys, one after the other, moves each a few times at most.
+func TestIndexIsRebuiltSeldom(t *testing.T) {
+	var x index[[4]byte]
+	rebuilt := 0
+	for i := range 1 << 12 {
+		before := x.array.Load()
+		x.put([4]byte{1, byte(i >> 8), byte(i)}, new(Peer))
+		if x.array.Load() != before {
+			rebuilt++
+		}
+	}
+	if rebuilt > 16 {
+		t.Errorf("%d keys took %d arrays", 1<<12, rebuilt)
+	}
+	if n := len(x.array.Load().slots); n > 1<<14 {
+		t.Errorf("%d slots for %d entries", n, 1<<12)
+	}
+}
+
+// TestIndexDeletesWhatIsNotThere: neither a key that never was nor one that is gone changes anything.
+func TestIndexDeletesWhatIsNotThere(t *testing.T) {
+	var x index[[4]byte]
+	x.del([4]byte{1})
+	kept, gone := new(Peer), new(Peer)
+	x.put([4]byte{1}, kept)
+	x.put([4]byte{2}, gone)
+	x.del([4]byte{3})
+	x.del([4]byte{2})
+	x.del([4]byte{2})
+	checkIndex(t, &x, map[[4]byte]*Peer{{1}: kept})
+}
+
 // TestIndexReadersAgainstWriter reads keys that stay while the array is rebuilt over and over.
 func TestIndexReadersAgainstWriter(t *testing.T) {
 	var x index[[4]byte]
