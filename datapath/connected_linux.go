@@ -115,8 +115,8 @@ func (conn *connection) poll(w *worker) error {
 }
 
 // beside opens a socket at the client's address that receives nothing. It runs inside the client's namespace.
-func (c *clientSocket) beside() (fd int, err error) {
-	fd, err = unix.Socket(c.Family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+func (c *clientSocket) beside() (_ int, err error) {
+	fd, err := unix.Socket(c.Family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
 	if err != nil {
 		return -1, fmt.Errorf("open UDP socket: %w", err)
 	}

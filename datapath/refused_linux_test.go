@@ -1,0 +1,379 @@
+package datapath
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/crypto"
+	"ovpn-go/peers"
+	"ovpn-go/tun/netns"
+)
+
+// refusedErrnos are what the kernel may say to a call that moves packets, and then some.
+var refusedErrnos = []unix.Errno{
+	unix.EPERM, unix.EINTR, unix.EIO, unix.EAGAIN, unix.ENOMEM, unix.EACCES, unix.EINVAL, unix.EMSGSIZE, unix.EADDRNOTAVAIL,
+	unix.ENETDOWN, unix.ENETUNREACH, unix.ENOBUFS, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.EOPNOTSUPP,
+}
+
+// Whatever error a call returns that packets go through, the device goes on, nothing is left behind, and once it returns
+// none any more packets arrive again.
+func TestRefusedCalls(t *testing.T) { runRefusing(t, "TestRefusedCallsChild") }
+
+func TestRefusedCallsChild(t *testing.T) {
+	startRefusing(t)
+	for _, call := range []struct {
+		name string
+		nr   int
+		gso  GSO
+		fd   func(a, b *end) int
+	}{
+		{"sendmsg of datagrams", unix.SYS_SENDMSG, GSOOn, func(a, _ *end) int { return a.lane(t).fd }},
+		{"sendmmsg of datagrams", unix.SYS_SENDMMSG, GSOOff, func(a, _ *end) int { return a.lane(t).fd }},
+		{"sendmsg without batches", unix.SYS_SENDMSG, GSOOff, func(a, _ *end) int { return a.lane(t).fd }},
+		{"recvmmsg of datagrams", unix.SYS_RECVMMSG, GSOOn, func(_, b *end) int { return b.lane(t).fd }},
+		{"write to the interface", unix.SYS_WRITE, GSOOn, func(_, b *end) int { return b.link.queues[0].FD() }},
+		{"epoll_pwait", unix.SYS_EPOLL_PWAIT, GSOOn, func(_, b *end) int { return b.workers[0].epfd }},
+	} {
+		t.Run(call.name, func(t *testing.T) {
+			a, b := newTunnel(t)
+			a.exclusively(func() { a.gso = call.gso })
+			a.settled(t)
+			b.settled(t)
+			requireTraffic(t, a, b)
+			for _, errno := range refusedErrnos {
+				left := inventory(t)
+				// EINTR is asked again until it is over, so it must be over soon.
+				var fd int
+				a.exclusively(func() { b.exclusively(func() { fd = call.fd(a, b) }) })
+				n := refusal{nr: call.nr, fd: fd, errno: errno, count: 7}.during(t, func() {
+					for range 3 {
+						a.send(t, udp4("10.8.0.1", "10.8.0.2", "refused"))
+						if _, err := a.link.stacks[0].Write(superFrame()); err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(2 * time.Millisecond) // a turn for each, if there is time
+					}
+					drain(b)
+				})
+				if n == 0 && !(call.nr == unix.SYS_SENDMSG && call.gso == GSOOff) { // which it only sends lone packets by
+					t.Errorf("%v: never refused, so nothing was tested", errno)
+				}
+				requireTraffic(t, a, b)
+				left(errno.Error())
+				for _, e := range []*end{a, b} {
+					if len(e.Peers()) != 1 || len(e.events) != 0 {
+						t.Errorf("%v: %d peers, %d events", errno, len(e.Peers()), len(e.events))
+					}
+				}
+			}
+		})
+	}
+}
+
+// lane is the socket of the device's only peer.
+func (e *end) lane(t *testing.T) *source {
+	t.Helper()
+	return &transportOf(e.table.Sole()).udp.lanes[0]
+}
+
+// settled waits until the device has begun to watch its namespace, which opens a descriptor.
+func (e *end) settled(t *testing.T) {
+	t.Helper()
+	eventually(t, "the device watches its namespace", func() bool {
+		e.moving.Lock()
+		defer e.moving.Unlock()
+		return e.leaving != nil
+	})
+}
+
+// inventory notes what the process has, and returns a function that fails the test if there is more before long.
+func inventory(t *testing.T) (left func(after string)) {
+	t.Helper()
+	fds, goroutines := descriptors(t), runtime.NumGoroutine()
+	return func(after string) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); descriptors(t) > fds || runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
+			if time.Now().Before(end) {
+				continue
+			}
+			var open []string
+			files, _ := filepath.Glob("/proc/self/fd/*")
+			for _, file := range files {
+				target, _ := os.Readlink(file)
+				open = append(open, filepath.Base(file)+" "+target)
+			}
+			stacks := make([]byte, 1<<16)
+			t.Fatalf("after %s: more than %d descriptors and %d goroutines: %q\n%s", after, fds, goroutines, open, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}
+
+// requireTraffic sends packets from a to b and back until one arrives each way: what is still under way, or refused
+// just before, does not count.
+func requireTraffic(t *testing.T, a, b *end) {
+	t.Helper()
+	for i, way := range [][2]*end{{a, b}, {b, a}} {
+		mark := fmt.Sprintf("traffic %d at %v", i, time.Now())
+		packet := udp4("10.8.0.1", "10.8.0.2", mark)
+		arrived := false
+		for end := time.Now().Add(10 * time.Second); !arrived; {
+			if time.Now().After(end) {
+				t.Fatalf("no packet arrives any more: %+v, %+v", a.Stats(), b.Stats())
+			}
+			way[0].send(t, packet)
+			buf := make([]byte, 70000)
+			for !arrived {
+				way[1].link.stacks[0].SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				n, err := way[1].link.stacks[0].Read(buf)
+				if err != nil {
+					break
+				}
+				arrived = bytes.Contains(buf[:n], []byte(mark))
+			}
+		}
+	}
+}
+
+// drain takes what a device has delivered, so that its interface has room.
+func drain(e *end) {
+	buf := make([]byte, 70000)
+	for {
+		e.link.stacks[0].SetReadDeadline(time.Now().Add(5 * time.Millisecond))
+		if _, err := e.link.stacks[0].Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// A connection that fails takes its peer along, and only that: another one serves the same device.
+func TestRefusedTCPCalls(t *testing.T) { runRefusing(t, "TestRefusedTCPCallsChild") }
+
+func TestRefusedTCPCallsChild(t *testing.T) {
+	startRefusing(t)
+	for _, call := range []struct {
+		name string
+		nr   int
+		fd   func(c *tcpConn) int
+	}{
+		{"sendmsg to the connection", unix.SYS_SENDMSG, func(c *tcpConn) int { return c.stream.fd }},
+		{"recvfrom the connection", unix.SYS_RECVFROM, func(c *tcpConn) int { return c.stream.fd }},
+		{"sendmsg to the client", unix.SYS_SENDMSG, func(c *tcpConn) int { return c.client.fd }},
+		{"recvmsg from the client", unix.SYS_RECVMSG, func(c *tcpConn) int { return c.client.fd }},
+	} {
+		t.Run(call.name, func(t *testing.T) {
+			sockets := newSockets(t)
+			e := newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
+			e.settled(t)
+			own, other := keyPair(crypto.AESGCM, 0)
+			seal, err := crypto.NewKey(other)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := uint32(0)
+			// connection makes a peer on a new connection, and checks that it works.
+			connection := func() (raw *net.TCPConn, done func()) {
+				t.Helper()
+				ours, raw := connected(t)
+				client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
+				packet := udp4("10.8.0.2", "10.8.0.1", fmt.Sprint("packet after ", id))
+				id++
+				sealed := make([]byte, crypto.Overhead+len(packet), 2000)
+				seal.Seal(sealed, packet, crypto.Op(0, 1), id)
+				write(t, raw, frame(sealed))
+				if got := e.receive(t); !bytes.Equal(got, packet) {
+					t.Fatalf("received %x, want %x", got, packet)
+				}
+				write(t, client, controlFrame)
+				if got := readFrame(t, raw); !bytes.Equal(got, controlFrame) {
+					t.Fatalf("control frame %x, want %x", got, controlFrame)
+				}
+				return raw, func() { client.Close(); raw.Close() }
+			}
+			for _, errno := range refusedErrnos {
+				left := inventory(t)
+				raw, done := connection()
+				var fd int
+				e.exclusively(func() { fd = call.fd(transportOf(e.table.Sole()).tcp) })
+				n := refusal{nr: call.nr, fd: fd, errno: errno, count: 3}.during(t, func() {
+					for range 3 {
+						e.send(t, udp4("10.8.0.1", "10.8.0.2", "refused"))
+						_, _ = raw.Write(controlFrame)
+						time.Sleep(5 * time.Millisecond)
+					}
+				})
+				if n == 0 && call.nr != unix.SYS_RECVMSG { // the client said nothing
+					t.Errorf("%v: never refused, so nothing was tested", errno)
+				}
+				if errno == unix.EAGAIN && len(e.events) != 0 {
+					t.Error("EAGAIN removes the peer")
+				}
+				done()
+				eventually(t, "the peer is gone with its connection", func() bool { return len(e.Peers()) == 0 && !sockets.HasConnections() })
+				if ev := e.event(t); ev.Kind != PeerDeleted || ev.Reason != peers.TransportError && ev.Reason != peers.TransportDisconnect {
+					t.Errorf("%v: event %+v", errno, ev)
+				}
+				left(errno.Error())
+			}
+			_, done := connection()
+			done()
+		})
+	}
+}
+
+// Whichever of the calls fails that make a device, or that attach a client's socket to it: there is an error and nothing
+// else, or the device does without what the call was for.
+func TestRefusedPreparation(t *testing.T) { runRefusing(t, "TestRefusedPreparationChild") }
+
+func TestRefusedPreparationChild(t *testing.T) {
+	startRefusing(t)
+	sockets := newSockets(t)
+	refusals := []unix.Errno{unix.EMFILE, unix.EPERM}
+	for _, row := range []struct {
+		what   string
+		errnos []unix.Errno
+		// prepare returns what is tried, and what undoes it if it has succeeded.
+		prepare func(t *testing.T) (try func() error, undo func())
+	}{
+		{"a peer over UDP", refusals, func(t *testing.T) (func() error, func()) {
+			return tryPeer(t, sockets, func(e *end) *os.File { return e.socket(t) })
+		}},
+		{"a peer over a connected UDP socket", refusals[:1], func(t *testing.T) (func() error, func()) {
+			return tryPeer(t, sockets, func(e *end) *os.File {
+				conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				file, err := conn.File()
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { file.Close() })
+				return file
+			})
+		}},
+		{"a peer over TCP", refusals[:1], func(t *testing.T) (func() error, func()) {
+			return tryPeer(t, sockets, func(e *end) *os.File {
+				ours, _ := connected(t)
+				file, err := ours.File()
+				if err != nil {
+					t.Fatal(err)
+				}
+				ours.Close()
+				t.Cleanup(func() { file.Close() })
+				return file
+			})
+		}},
+		{"a device", refusals[:1], func(t *testing.T) (func() error, func()) {
+			ns := freshNS(t)
+			var d *Device
+			return func() (err error) {
+				d, err = New(Config{Name: "tun0", Mode: peers.MP, NetNS: ns, Sockets: sockets, Logger: slog.New(slog.DiscardHandler), Workers: 2})
+				return err
+			}, func() { d.Close() }
+		}},
+	} {
+		t.Run(row.what, func(t *testing.T) {
+			try, undo := row.prepare(t)
+			if err := try(); err != nil {
+				t.Fatalf("with nothing refused: %v", err)
+			}
+			undo()
+			failed := 0
+			for _, errno := range row.errnos {
+				for skip := 0; ; skip++ {
+					if skip == 1000 {
+						t.Fatal("there is no end to it")
+					}
+					left := inventory(t)
+					var err error
+					n := refusal{nr: anyPreparing, fd: -1, errno: errno, skip: skip, count: 1}.during(t, func() { err = try() })
+					if err == nil {
+						undo()
+					} else {
+						failed++
+					}
+					left(fmt.Sprintf("%v of call %d, error %v", errno, skip, err))
+					if n == 0 {
+						if err != nil {
+							t.Errorf("%v: with nothing refused any more: %v", errno, err)
+						}
+						break
+					}
+				}
+			}
+			if failed == 0 {
+				t.Error("nothing ever failed")
+			}
+			if err := try(); err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+			undo()
+		})
+	}
+}
+
+// tryPeer is about a peer of a new device, on a socket.
+func tryPeer(t *testing.T, sockets *Sockets, socketOf func(e *end) *os.File) (try func() error, undo func()) {
+	t.Helper()
+	e := newEnd(t, peers.MP, sockets, "127.0.0.1:0")
+	e.settled(t)
+	cfg := PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.2"), Socket: socketOf(e)}
+	var held *os.File // what the client has in place of its connection
+	letGo := func() {
+		if held != nil {
+			held.Close()
+		}
+	}
+	cfg.Substitute = func(_ uint64, f *os.File) error {
+		return netns.Control(f, func(fd int) error {
+			dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err == nil {
+				letGo()
+				held = os.NewFile(uintptr(dup), "client")
+			}
+			return err
+		})
+	}
+	proto, err := SocketProtocol(cfg.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if proto == unix.IPPROTO_UDP {
+		cfg.Remote = netip.MustParseAddrPort("127.0.0.1:9")
+	}
+	try = func() error {
+		err := e.NewPeer(cfg)
+		if len(e.Peers()) != 0 == (err != nil) {
+			t.Errorf("%d peers after error %v", len(e.Peers()), err)
+		}
+		if err != nil {
+			letGo() // the connection again, of which cfg.Socket is another descriptor
+		}
+		return err
+	}
+	undo = func() {
+		if err := e.DeletePeer(1); err != nil {
+			t.Error(err)
+		}
+		e.event(t)
+		noConnections(t, sockets)
+		letGo()
+		sockets.mu.Lock()
+		defer sockets.mu.Unlock()
+		if len(sockets.attached) != 0 {
+			t.Errorf("%d sockets are still attached", len(sockets.attached))
+		}
+	}
+	return try, undo
+}
