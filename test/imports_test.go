@@ -21,9 +21,11 @@ func TestImportArrows(t *testing.T) {
 		"peers":                  {"crypto"},
 		"datapath":               {"crypto", "peers", "tun", "tun/netns"},
 		"netlinksrv":             {"crypto", "datapath", "netlinksrv/uapi", "peers", "tun", "tun/netns"},
-		"netlinksrv/client":      {"crypto", "netlinksrv/uapi", "peers"},
-		"netlinksrv/client/hold": {"crypto", "netlinksrv/client", "netlinksrv/uapi", "peers"},
-		"netlinksrv/exec":        {"crypto", "datapath", "netlinksrv", "netlinksrv/uapi", "peers", "tun", "tun/netns"},
+		"netlinksrv/client":      {"crypto", "netlinksrv/daemon/wire", "netlinksrv/uapi", "peers"},
+		"netlinksrv/client/hold": {"crypto", "netlinksrv/client", "netlinksrv/daemon/wire", "netlinksrv/uapi", "peers"},
+		"netlinksrv/daemon/wire": nil,
+		"netlinksrv/exec":        {"crypto", "datapath", "netlinksrv", "netlinksrv/daemon/wire", "netlinksrv/uapi", "peers", "tun", "tun/netns"},
+		"netlinksrv/daemon":      {"crypto", "datapath", "netlinksrv", "netlinksrv/daemon/wire", "netlinksrv/exec", "netlinksrv/uapi", "peers", "tun", "tun/netns"},
 	} {
 		t.Run(room, func(t *testing.T) {
 			out, err := exec.Command("go", "list", "-deps", module+room).Output()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"ovpn-go/netlinksrv/daemon/wire"
 )
 
 // runVariable marks every process that a test run starts, so that what is left over can be told from
@@ -29,6 +31,7 @@ func run(m *testing.M) int {
 	buildDir = dir
 	marker := fmt.Sprintf("%s=%d-%s", runVariable, os.Getpid(), dir)
 	os.Setenv(runVariable, marker[len(runVariable)+1:])
+	os.Setenv(wire.Variable, wire.None) // a daemon that this machine has is not what is tested
 
 	before := inventory()
 	code := m.Run()

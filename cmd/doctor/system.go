@@ -118,7 +118,7 @@ func (Doctor) namespaces() Finding {
 
 // kernelModule tries the real family with a request that takes the same rights as a client's.
 func (Doctor) kernelModule() Finding {
-	c, err := client.Dial()
+	c, err := client.DialKernel()
 	if err != nil {
 		return degraded(err.Error(), "netlink does not work", "allow AF_NETLINK sockets in the container's seccomp profile")
 	}

@@ -55,7 +55,10 @@ not if a goal was missed.`,
   ovpn-go bench --binary old=/tmp/ovpn-go.old --binary new=bin/ovpn-go
   ovpn-go bench --from results/performance.json --from vm/performance.json --output docs`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			noDaemonBelow() // it is this program that is measured
+			return f.run(cmd)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.cases, "cases", "", "only the cases whose id matches this regular expression")

@@ -54,7 +54,7 @@ func (f datapathFlag) choose(log *slog.Logger) (kernel bool, err error) {
 // tryModule asks the kernel's module something with the rights that the client will have. Looking the family up also loads
 // the module, where there is one and that is permitted.
 func tryModule() error {
-	c, err := client.Dial()
+	c, err := client.DialKernel()
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ It uses the openvpn in PATH if that is 2.7 or later and built with DCO, or else 
 Debian tree (test/testroot/build.sh; OVPN_GO_TESTROOT). Without either the devices get static keys.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			noDaemonBelow()
 			program, err := os.Executable()
 			if err != nil {
 				return err

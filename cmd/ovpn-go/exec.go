@@ -3,20 +3,20 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"ovpn-go/datapath"
 	"ovpn-go/netlinksrv"
+	"ovpn-go/netlinksrv/daemon/wire"
 	"ovpn-go/netlinksrv/exec"
 )
 
 func newExecCommand() *cobra.Command {
 	var logging logFlags
-	var fit fitFlags
-	var workers workersFlag
+	var device deviceFlags
 	var profile string
-	var gso datapath.GSO
 	who := datapathAuto
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
@@ -31,6 +31,9 @@ Signals are passed on to COMMAND, and exec ends as COMMAND ends: with its exit s
 signal. It waits for processes that COMMAND leaves behind, such as a daemon. If exec itself is killed,
 so are they, and their interfaces are gone.
 
+Where "ovpn-go serve" runs, that answers COMMAND, whose interfaces are then shared with others; --socket says where it is, or that
+this program itself is to answer (none). If the daemon ends, so does COMMAND.
+
 It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, and Linux 5.9 or later.`,
 		Example: `  ovpn-go exec -- openvpn --config client.ovpn
   ovpn-go exec --log-file /var/log/ovpn-go.log -- openvpn --config server.conf
@@ -38,7 +41,7 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 		Args:                  cobra.MinimumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			fit, err := fit.parse()
+			cfg, err := device.config()
 			if err != nil {
 				return err
 			}
@@ -59,7 +62,8 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 			if err != nil {
 				return err
 			}
-			status, err := runClient(cmd, args, netlinksrv.Config{Logger: log, Fit: fit, GSO: gso, Workers: int(workers)})
+			cfg.Logger = log
+			status, err := runClient(cmd, args, cfg)
 			if err := errors.Join(err, endProfile()); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
 			}
@@ -69,10 +73,8 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 		},
 	}
 	logging.register(cmd.Flags())
-	fit.register(cmd.Flags())
-	workers.register(cmd.Flags())
+	device.register(cmd.Flags())
 	cmd.Flags().StringVar(&profile, "cpu-profile", "", "write a CPU profile of this program, in pprof's format, to this file")
-	cmd.Flags().TextVar(&gso, "udp-gso", datapath.GSOAuto, "whether the kernel cuts batches of datagrams: auto (not where it is known to garble them), on, or off")
 	cmd.Flags().Var(&who, "datapath", "who carries the packets: the kernel's module, this program (userspace), or auto, which is the module where it works")
 	return cmd
 }
@@ -83,22 +85,37 @@ func notRun(cmd *cobra.Command, err error) error {
 	return exitStatus(126)
 }
 
-// runClient returns how the client ended, once nothing of it, of the server or of their devices is left.
+// runClient returns how the client ended, once nothing of it is left, nor of a server of its own and its devices.
 func runClient(cmd *cobra.Command, args []string, cfg netlinksrv.Config) (status exec.Status, err error) {
 	failed := exec.Status{Code: 126} // as a shell says: found, but not to be run
-	sockets, err := datapath.NewSockets(cfg.Logger)
-	if err != nil {
+	o := exec.Options{Args: args, Logger: cfg.Logger}
+	if o.Daemon, err = wire.Find(); err == nil {
+		cfg.Logger.Info("a daemon answers")
+		for _, name := range deviceFlagNames {
+			if cmd.Flags().Changed(name) {
+				cfg.Logger.Warn("the flag has no effect: the daemon's devices are as the daemon's own flags say", "flag", "--"+name)
+			}
+		}
+		noDaemonBelow()
+		return exec.Run(cmd.Context(), o)
+	}
+	if !errors.Is(err, wire.ErrNoDaemon) {
 		return failed, err
 	}
-	defer sockets.Close()
-	cfg.Sockets = sockets
-	server, err := netlinksrv.New(cfg)
-	if err != nil {
+	cfg.Logger.Debug("this process answers", "because", err)
+	if o.Sockets, err = datapath.NewSockets(cfg.Logger); err != nil {
 		return failed, err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }()
-	return exec.Run(cmd.Context(), exec.Options{
-		Args: args, Server: server, Sockets: sockets, Logger: cfg.Logger,
-		Apart: func() { hideKeys(cfg.Logger) },
-	})
+	defer o.Sockets.Close()
+	cfg.Sockets = o.Sockets
+	if o.Server, err = netlinksrv.New(cfg); err != nil {
+		return failed, err
+	}
+	defer func() { err = errors.Join(err, o.Server.Close()) }()
+	o.Apart = func() { hideKeys(cfg.Logger) }
+	noDaemonBelow()
+	return exec.Run(cmd.Context(), o)
 }
+
+// noDaemonBelow has our own commands, run under this one, use netlink: whoever answers there is who answers their neighbours.
+func noDaemonBelow() { os.Setenv(wire.Variable, wire.None) }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
+	"ovpn-go/netlinksrv/daemon/wire"
 	"ovpn-go/netlinksrv/exec"
 )
 
@@ -62,9 +64,27 @@ program. Unmodified clients of the kernel module, such as OpenVPN 2.7, run on it
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newExecCommand(), newLinkCommand(), newPeerCommand(), newKeyCommand(), newShowCommand(),
+	root.PersistentFlags().Var(socketFlag{}, "socket", "where the daemon's socket is; none: use no daemon "+
+		"(default: $"+wire.Variable+", or else "+wire.DefaultPath+" if a daemon answers there)")
+	root.AddCommand(newExecCommand(), newServeCommand(), newLinkCommand(), newPeerCommand(), newKeyCommand(), newShowCommand(),
 		newMonitorCommand(), newDoctorCommand(), newDemoCommand(), newBenchCommand(), newHoldCommand(), newDoctorChildCommand(), newControllerCommand())
 	return root
+}
+
+// socketFlag says where the daemon is. What is said goes to the environment, so that programs that are started, such as the holder of a peer's
+// socket, know it as well.
+type socketFlag struct{}
+
+func (socketFlag) String() string { return "" }
+func (socketFlag) Type() string   { return "PATH" }
+
+func (socketFlag) Set(path string) (err error) {
+	if path != wire.None {
+		if path, err = filepath.Abs(path); err != nil {
+			return err
+		}
+	}
+	return os.Setenv(wire.Variable, path)
 }
 
 // version is what the Go toolchain recorded about the build.

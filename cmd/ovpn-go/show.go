@@ -25,7 +25,7 @@ func newShowCommand() *cobra.Command {
 		Short: "Print interfaces with their peers, keys and traffic",
 		Long: `show prints what there is to know at a glance: each interface of kind ovpn with its peers, where they are, which keys
 they have and how much has passed. Run it under "ovpn-go exec" to see that one's interfaces, and by itself to see the
-kernel module's.`,
+daemon's, or the kernel module's where there is no daemon.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeLinks,
 		RunE: withClient(func(cmd *cobra.Command, c *client.Conn, args []string) error {
@@ -229,7 +229,7 @@ func withClient(run func(*cobra.Command, *client.Conn, []string) error) func(*co
 func advise(err error) error {
 	switch {
 	case errors.Is(err, client.ErrNoFamily), errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf(`%w: the kernel has no ovpn module; run this under "ovpn-go exec -- ..."`, err)
+		return fmt.Errorf(`%w: the kernel has no ovpn module; start "ovpn-go serve", or run this under "ovpn-go exec -- ..."`, err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w: this takes CAP_NET_ADMIN", err)
 	}

@@ -52,14 +52,19 @@ type Conn struct {
 	route   *netlink.Conn
 }
 
-// Dial opens a connection in the network namespace of the calling thread. It does not ask for the family yet, so
-// that it succeeds where there are only links to be looked at.
-func Dial() (*Conn, error) {
-	generic, err := genetlink.Dial(&netlink.Config{Strict: true})
+// Dial opens a connection in the network namespace of the calling thread, to the daemon that package wire finds, or else to
+// the kernel. It does not ask for the family yet, so that it succeeds where there are only links to be looked at.
+func Dial() (*Conn, error) { return open(dialDaemon) }
+
+// DialKernel is Dial without a look for a daemon.
+func DialKernel() (*Conn, error) { return open(netlink.Dial) }
+
+func open(dial dialer) (*Conn, error) {
+	generic, err := dial.generic(&netlink.Config{Strict: true})
 	if err != nil {
-		return nil, fmt.Errorf("open generic netlink socket: %w", err)
+		return nil, err
 	}
-	route, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+	route, err := dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
 	if err != nil {
 		generic.Close()
 		return nil, fmt.Errorf("open route netlink socket: %w", err)

@@ -1,5 +1,6 @@
 // Package client speaks to Linux's generic-netlink family "ovpn" and makes links of its kind. Who answers is not its
-// concern: the kernel's module, or this program where the caller runs under "ovpn-go exec".
+// concern: the kernel's module, this program where the caller runs under "ovpn-go exec", or the daemon "ovpn-go serve", which is asked
+// where it is found (package netlinksrv/daemon/wire).
 //
 // A Conn sends requests, one at a time, and returns what is answered. A Monitor receives what is announced. Both work in
 // one network namespace, that of the thread that dials. An error that the other side answered with carries the errno

@@ -60,9 +60,9 @@ type Monitor struct {
 // OpenMonitor starts to listen in the network namespace of the calling thread. Whatever is announced after it has returned
 // is received.
 func OpenMonitor() (*Monitor, error) {
-	conn, err := genetlink.Dial(nil)
+	conn, err := dialer(dialDaemon).generic(nil)
 	if err != nil {
-		return nil, fmt.Errorf("open generic netlink socket: %w", err)
+		return nil, err
 	}
 	family, err := findFamily(conn)
 	if err != nil {

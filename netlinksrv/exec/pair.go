@@ -184,14 +184,14 @@ func (p *pair) receive() (datagram []byte, from sender, err error) {
 		oob = oob[:oobn]
 		return inner != unix.EAGAIN
 	})
-	if err == nil {
-		err = inner
-	}
 	if err != nil {
-		if errors.Is(err, unix.ECONNRESET) {
-			err = os.ErrClosed // the client closed with our datagrams unread
+		return nil, sender{}, os.ErrClosed
+	}
+	if inner != nil {
+		if errors.Is(inner, unix.ECONNRESET) {
+			inner = os.ErrClosed // the client closed with our datagrams unread
 		}
-		return nil, sender{}, err
+		return nil, sender{}, inner
 	}
 	return datagram, senderOf(oob), nil
 }

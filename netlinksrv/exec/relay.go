@@ -23,6 +23,7 @@ import (
 type relay struct {
 	session *session
 	pair    *pair
+	opener  credentials
 	twin    *os.File // epoll set that watches the real socket; see newTwin
 	socket  int      // the real socket
 	ns      *netns.NS
@@ -51,47 +52,66 @@ func (s *session) relay(c *call, fd int, ns *netns.NS, request []byte, verdict n
 }
 
 // openRelay puts a pair in front of a client's real socket, of which fd is a duplicate.
-func (s *session) openRelay(c *call, fd int, ns *netns.NS) (r *relay, err error) {
+func (s *session) openRelay(c *call, fd int, ns *netns.NS) (*relay, error) {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	r = &relay{session: s, socket: -1}
-	var client int
-	var cookie uint64
-	r.pair, client, cookie, err = newPair(ns, flags&unix.O_NONBLOCK != 0)
+	opener, err := c.task.credentials()
+	if err != nil {
+		return nil, err
+	}
+	r, client, cookie, err := s.newRelay(opener, fd, ns, flags&unix.O_NONBLOCK != 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(client)
-	defer func() {
-		if err != nil {
-			s.forget(cookie)
-			r.release()
-		}
-	}()
 	copyTimeouts(fd, client)
-	if r.ns, err = ns.Dup(); err != nil {
-		return nil, err
-	}
-	if r.socket, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	if r.twin, err = watchable(r.socket); err != nil {
-		return nil, err
-	}
-	s.register(cookie, r)
 	done, err := c.task.replace(c.fd(), fd, client)
 	if !done {
+		s.forget(cookie)
+		r.release()
 		return nil, err
 	}
 	if err != nil {
 		s.logger.Warn("a route client may miss events", "error", err)
 	}
-	s.sockets.Add(2)
+	r.start(cookie)
+	return r, nil
+}
+
+// newRelay makes a pair in front of a real socket, of which fd is a duplicate, and returns the client's end, which is the caller's to close, with its
+// cookie, by which the relay is registered. Nothing happens on it before start.
+func (s *session) newRelay(opener credentials, fd int, ns *netns.NS, nonblock bool) (r *relay, client int, cookie uint64, err error) {
+	r = &relay{session: s, opener: opener, socket: -1}
+	r.pair, client, cookie, err = newPair(ns, nonblock)
+	if err != nil {
+		return nil, -1, 0, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(client)
+			r.release()
+		}
+	}()
+	if r.ns, err = ns.Dup(); err != nil {
+		return nil, -1, 0, err
+	}
+	if r.socket, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return nil, -1, 0, os.NewSyscallError("fcntl", err)
+	}
+	if r.twin, err = watchable(r.socket); err != nil {
+		return nil, -1, 0, err
+	}
+	s.register(cookie, r)
+	return r, client, cookie, nil
+}
+
+// start begins to serve the client's end.
+func (r *relay) start(cookie uint64) {
+	r.session.sockets.Add(2)
 	go r.watch(cookie)
 	go r.pump()
-	return r, nil
 }
 
 // watchable returns an epoll set with a socket in it. The Go runtime's poller can wait for the
@@ -151,6 +171,7 @@ func (r *relay) watch(cookie uint64) {
 			break
 		}
 		t, done := senderTask(r.session, from)
+		t.limit = &r.opener // who has only been given the socket must not lend it rights by becoming another program
 		r.sending.Lock()
 		r.unnotified(t, datagram)
 		r.sending.Unlock()

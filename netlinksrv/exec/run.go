@@ -7,6 +7,7 @@ import (
 
 	"ovpn-go/datapath"
 	"ovpn-go/netlinksrv"
+	"ovpn-go/netlinksrv/daemon/wire"
 )
 
 // Options say what to run and who answers it.
@@ -16,6 +17,8 @@ type Options struct {
 	// Server answers the client's netlink sockets. It stays the caller's, and is best closed after
 	// Run has returned: the client then deletes its links as it likes.
 	Server *netlinksrv.Server
+	// Daemon is another process that answers in place of Server; nil if there is none. Run closes it.
+	Daemon *wire.Hello
 	// Sockets are told when a client is about to bind an address, and know the connections whose place the
 	// client's descriptors have taken; nil if there is nothing of the kind.
 	Sockets *datapath.Sockets
@@ -43,22 +46,40 @@ type Options struct {
 // The error says why the program could not be run, or why its end is not its own. The Status is
 // then what a shell would report: 127 if there is no such program, otherwise 126.
 func Run(ctx context.Context, o Options) (Status, error) {
-	if len(o.Args) == 0 || o.Server == nil {
-		return Status{Code: 126}, errors.New("run a client: needs a command and a server")
+	if o.Daemon != nil {
+		defer o.Daemon.Close()
+	}
+	if len(o.Args) == 0 || (o.Server == nil) == (o.Daemon == nil) {
+		return Status{Code: 126}, errors.New("run a client: needs a command, and a server or a daemon")
 	}
 	inner := options{
 		args:          o.Args,
-		logger:        o.Logger,
+		logger:        o.logger(),
+		daemon:        o.Daemon,
 		stdio:         [3]uintptr{0, 1, 2},
 		dropInherited: true,
 		apart:         o.Apart,
-	}
-	if inner.logger == nil {
-		inner.logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Sockets != nil {
 		inner.beforeBind = o.Sockets.BeforeBind
 		inner.connections = o.Sockets
 	}
 	return run(ctx, inner, realServer{o.Server})
+}
+
+func (o Options) logger() *slog.Logger {
+	if o.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Logger
+}
+
+// session returns one that has not started.
+func (o Options) session() *session {
+	if o.Sockets == nil {
+		return newSession(realServer{o.Server}, o.logger(), nil)
+	}
+	s := newSession(realServer{o.Server}, o.logger(), o.Sockets.BeforeBind)
+	s.connections = o.Sockets
+	return s
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ovpn-go/netlinksrv/daemon/wire"
 	"ovpn-go/tun/netns"
 )
 
@@ -23,8 +24,10 @@ var ErrGuard = errors.New("guard process died")
 
 // options are Options without the server, which the tests replace.
 type options struct {
-	args       []string
-	logger     *slog.Logger
+	args   []string
+	logger *slog.Logger
+	// daemon answers the client in place of a session of ours; nil if there is none.
+	daemon     *wire.Hello
 	beforeBind func(ns netns.ID, port uint16)
 	// connections are those that the server's answers may put pairs in place of; nil if there are none.
 	connections connections
@@ -42,11 +45,11 @@ type supervisor struct {
 	options
 	control *control
 	guard   int // pid
-	session *session
-	served  chan error // serve's result; nil before there is a listener
+	answers answerer
 	status  Status
 	failure error
 	exited  bool
+	stopped bool // the daemon has asked for the client's end
 }
 
 // run starts the client and returns when it and all of its descendants are gone.
@@ -75,10 +78,10 @@ func run(ctx context.Context, o options, server server) (Status, error) {
 	if o.apart != nil {
 		o.apart()
 	}
-	s.session = newSession(server, o.logger, o.beforeBind)
-	s.session.guard = s.guard
-	if o.connections != nil {
-		s.session.connections = o.connections
+	if o.daemon != nil {
+		s.answers = newRemote(o.daemon, s.guard)
+	} else {
+		s.answers = newEmbedded(o, server, s.guard)
 	}
 	s.supervise(ctx, signals)
 	s.finish(others)
@@ -166,6 +169,7 @@ func (s *supervisor) supervise(ctx context.Context, signals <-chan os.Signal) {
 		}
 	}()
 	cancelled := ctx.Done()
+	events := s.answers.events()
 	for {
 		select {
 		case r, ok := <-messages:
@@ -180,6 +184,8 @@ func (s *supervisor) supervise(ctx context.Context, signals <-chan os.Signal) {
 		case <-cancelled:
 			cancelled = nil
 			s.abort(context.Cause(ctx))
+		case event := <-events:
+			s.noteAnswerer(event)
 		}
 	}
 }
@@ -188,20 +194,9 @@ func (s *supervisor) supervise(ctx context.Context, signals <-chan os.Signal) {
 func (s *supervisor) handle(m message, fd int) {
 	switch m.kind {
 	case messageListener:
-		l, err := newListener(fd)
-		if err != nil {
+		if err := s.answers.start(fd, window{m.a, m.b}); err != nil {
 			s.abort(err)
-			return
 		}
-		s.served = make(chan error, 1)
-		s.session.start(l, window{m.a, m.b})
-		go func() {
-			err := l.serve(s.session.notified)
-			if err != nil {
-				s.control.hangUp() // a client that is not answered hangs
-			}
-			s.served <- err
-		}()
 	case messageStarted:
 		if s.started != nil {
 			s.started(int(m.a), s.guard)
@@ -215,6 +210,17 @@ func (s *supervisor) handle(m message, fd int) {
 		s.exited = true
 		s.status = statusOf(unix.WaitStatus(m.a))
 	}
+}
+
+// noteAnswerer acts on what becomes of who answers the client.
+func (s *supervisor) noteAnswerer(event answererEvent) {
+	if event.err != nil {
+		s.abort(event.err) // a client that is not answered hangs
+		return
+	}
+	s.logger.Warn("the daemon stops: the program is ended")
+	s.stopped = true
+	s.control.send(message{kind: messageSignal, a: uint32(unix.SIGTERM)}, -1)
 }
 
 // abort gives up: the guard takes the end of file for our death and kills everything.
@@ -237,16 +243,18 @@ func (s *supervisor) finish(others []int) {
 		for s.sweep(others) {
 		}
 	}
-	if s.served != nil {
-		s.session.listener.shutdown()
-		if err := <-s.served; err != nil && s.failure == nil {
-			s.failure = err
-		}
+	if err := s.answers.finish(); err != nil && s.failure == nil {
+		s.failure = err
 	}
-	s.session.close()
 	s.control.close()
 	if !orderly && s.failure == nil {
 		s.failure = fmt.Errorf("%w: %s", ErrGuard, statusOf(status))
+	}
+	if s.stopped && s.failure == nil {
+		s.failure = ErrDaemonStopped
+	}
+	if errors.Is(s.failure, ErrDaemonGone) || errors.Is(s.failure, ErrDaemonStopped) {
+		s.status = Status{Code: 126} // however it ended, it is not what it would have come to by itself
 	}
 }
 

@@ -40,11 +40,7 @@ func senderTask(s *session, from sender) (t *task, done func()) {
 	if err != nil {
 		return &task{session: s, tid: from.pid, alive: func() bool { return false }}, func() {}
 	}
-	alive := func() bool {
-		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-		n, err := ignoringEINTR(func() (int, error) { return unix.Poll(fds, 0) })
-		return err == nil && n == 0
-	}
+	alive := func() bool { return processRuns(pidfd) }
 	return &task{session: s, tid: from.pid, alive: alive, sender: &from}, func() { unix.Close(pidfd) }
 }
 

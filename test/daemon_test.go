@@ -1,0 +1,365 @@
+package test
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ovpn-go/bench"
+	"ovpn-go/bench/benchtest"
+)
+
+// A daemonProcess is `ovpn-go serve` in the namespace of the tests.
+type daemonProcess struct {
+	*testing.T
+	binary, socket, log string
+	cmd                 *exec.Cmd
+	notify              *net.UnixConn // what it tells the service manager
+}
+
+// startDaemon starts a daemon and waits until it says that it is ready. It must be started before a scenario whose tunnels use it, so
+// that it ends after them.
+func startDaemon(t *testing.T, build func() (string, error)) *daemonProcess {
+	t.Helper()
+	benchtest.Root(t)
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	d := &daemonProcess{T: t, binary: binary, socket: filepath.Join(dir, "socket"), log: filepath.Join(dir, "log")}
+	d.start()
+	t.Cleanup(func() {
+		if d.cmd.ProcessState == nil {
+			d.stop()
+		}
+		text := d.text()
+		if bytes.Contains(text, []byte("level=ERROR")) || bytes.Contains(text, []byte("DATA RACE")) {
+			t.Error("the daemon has something to complain about")
+		}
+		if t.Failed() {
+			t.Logf("--- daemon\n%s", text)
+		}
+	})
+	return d
+}
+
+// start starts the daemon, once more after it has ended.
+func (d *daemonProcess) start() {
+	d.Helper()
+	if d.notify == nil {
+		var err error
+		d.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(d.TempDir(), "notify"), Net: "unixgram"})
+		if err != nil {
+			d.Fatal(err)
+		}
+		d.Cleanup(func() { d.notify.Close() })
+	}
+	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer log.Close()
+	d.cmd = exec.Command(d.binary, "serve", "--socket", d.socket)
+	d.cmd.Stdout, d.cmd.Stderr = log, log
+	d.cmd.Env = append(d.cmd.Environ(), "NOTIFY_SOCKET="+d.notify.LocalAddr().String(), "GORACE=atexit_sleep_ms=0")
+	if err := d.cmd.Start(); err != nil {
+		d.Fatal(err)
+	}
+	if !d.says("READY=1") {
+		d.kill()
+		d.Fatalf("the daemon is not ready\n%s", d.text())
+	}
+}
+
+// says waits until the daemon says how it is, and reports whether it is so.
+func (d *daemonProcess) says(want string) bool {
+	state := make([]byte, 100)
+	if err := d.notify.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		d.Fatal(err)
+	}
+	n, err := d.notify.Read(state)
+	return err == nil && string(state[:n]) == want
+}
+
+func (d *daemonProcess) text() []byte {
+	text, _ := os.ReadFile(d.log)
+	return text
+}
+
+// stop ends the daemon in the orderly way.
+func (d *daemonProcess) stop() {
+	d.Helper()
+	if err := d.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		d.Error(err)
+	}
+	if !d.says("STOPPING=1") {
+		d.Error("the daemon does not say that it stops")
+	}
+	stuck := time.AfterFunc(40*time.Second, func() { d.cmd.Process.Kill() })
+	defer stuck.Stop()
+	if err := d.cmd.Wait(); err != nil {
+		d.Errorf("the daemon ends with %v\n%s", err, d.text())
+	}
+	if _, err := os.Lstat(d.socket); err == nil {
+		d.Error("the daemon has left its socket behind")
+	}
+}
+
+// kill ends it in the other way.
+func (d *daemonProcess) kill() {
+	d.Helper()
+	if err := d.cmd.Process.Kill(); err != nil {
+		d.Fatal(err)
+	}
+	d.cmd.Wait()
+}
+
+// scenario is one whose processes use the daemon.
+func (d *daemonProcess) scenario(clients int) *scenario {
+	d.Helper()
+	s := newScenario(d.T, clients)
+	s.prefix = []string{d.binary, "--socket", d.socket, "exec", "--datapath", "userspace", "--log-level", "info", "--"}
+	return s
+}
+
+// run runs a command of ours in a node's namespace and returns what it prints.
+func (d *daemonProcess) run(node *bench.Node, args ...string) (string, error) {
+	cmd := exec.CommandContext(d.Context(), d.binary, append([]string{"--socket", d.socket}, args...)...)
+	cmd.Env = append(cmd.Environ(), "GORACE=atexit_sleep_ms=0")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := node.Do(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return out.String(), err
+}
+
+// mustRun is run of what must succeed and print something that contains want.
+func (d *daemonProcess) mustRun(node *bench.Node, want string, args ...string) {
+	d.Helper()
+	if out, err := d.run(node, args...); err != nil || !strings.Contains(out, want) {
+		d.Errorf("%s: %v, without %q:\n%s", strings.Join(args, " "), err, want, out)
+	}
+}
+
+// TestDaemonIsShared: two OpenVPN processes, iproute2 and our own commands use one daemon at once, and see what the others have
+// made.
+func TestDaemonIsShared(t *testing.T) { overBoth(t, testDaemonIsShared) }
+
+func testDaemonIsShared(t *testing.T, tcp bool) {
+	t.Parallel()
+	d := startDaemon(t, raceBinary)
+	s := d.scenario(1)
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{TCP: tcp}})
+	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: tcp}})
+	here, _ := s.addrs(server)
+	there, _ := s.addrs(client)
+	s.requirePing(s.Clients[0], here)
+	s.requirePing(s.Server, there)
+	s.requireTransfer(s.Clients[0], s.Server, here, 4<<20)
+	name, _, err := server.Device()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.mustRun(s.Server, name+": mode mp", "show")
+	d.mustRun(s.Server, "1 peer", "show", name)
+	d.mustRun(s.Server, "ovpn ", "exec", "--datapath", "userspace", "--", "ip", "-d", "link", "show", name)
+	d.mustRun(s.Server, "", "exec", "--datapath", "userspace", "--", "ip", "link", "add", "other0", "type", "ovpn")
+	d.mustRun(s.Server, "other0", "link", "show", "other0")
+	d.mustRun(s.Server, "", "peer", "add", "other0", "5", "--local", ":1199", "--remote", "127.0.0.1:9")
+	d.mustRun(s.Server, "1 peer", "show", "other0")
+	d.mustRun(s.Server, "", "link", "del", "other0")
+	if has, err := s.Server.HasLink("other0"); err != nil || has {
+		t.Errorf("the interface that was deleted is still there (%v)", err)
+	}
+	s.requirePing(s.Clients[0], here) // none of it has disturbed the tunnel
+}
+
+// TestDaemonOutlivesItsClients: what a client made stays when the client is killed, as with the kernel's module, and its peers go.
+func TestDaemonOutlivesItsClients(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, raceBinary)
+	s := d.scenario(1)
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{})
+	name, _, err := server.Device()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := descendants(server.PID())
+	if err := unix.Kill(server.PID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-server.Done()
+	eventually(t, 10*time.Second, "every process of the killed program to end", func() bool {
+		return !slices.ContainsFunc(pids, alive)
+	})
+	d.mustRun(s.Server, "mp", "link", "show", name)
+	d.mustRun(s.Server, "", "link", "del", name)
+	s.requireGone(server)
+}
+
+// TestDaemonStops: when the daemon is told to end, its clients end first and in order, whatever they say a failure, and
+// nothing is left.
+func TestDaemonStops(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, raceBinary)
+	s := d.scenario(1)
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{})
+	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{})
+	d.mustRun(s.Server, "", "link", "add", "forgotten0")
+	d.stop()
+	for _, tunnel := range s.tunnels {
+		if code, err := tunnel.Wait(); code != 126 || err != nil {
+			t.Errorf("%s ends with %d, %v", tunnel.Name, code, err)
+		}
+		if !tunnel.Log.Contains("process exiting") {
+			t.Errorf("%s has not ended in order", tunnel.Name)
+		}
+		if !tunnel.Log.Contains("the daemon was stopped") {
+			t.Errorf("%s does not say why it has ended", tunnel.Name)
+		}
+	}
+	s.requireGone(server)
+	s.requireGone(client)
+	if has, err := s.Server.HasLink("forgotten0"); err != nil || has {
+		t.Errorf("an interface is left (%v)", err)
+	}
+}
+
+// TestDaemonDies: when the daemon is killed, so are its clients, who would otherwise spin on system calls that nobody answers; they say
+// why; no interface is left. With the next daemon they can be started again at once.
+func TestDaemonDies(t *testing.T) { overBoth(t, testDaemonDies) }
+
+func testDaemonDies(t *testing.T, tcp bool) {
+	t.Parallel()
+	d := startDaemon(t, raceBinary)
+	s := d.scenario(1)
+	for range 2 {
+		server := s.startServer(s.exec(s.Server), bench.ServerOptions{Options: bench.Options{TCP: tcp}})
+		client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{Options: bench.Options{TCP: tcp}})
+		here, _ := s.addrs(server)
+		s.requirePing(s.Clients[0], here)
+		pids := slices.Concat(descendants(server.PID()), descendants(client.PID()))
+		d.kill()
+		for _, tunnel := range []*bench.Tunnel{server, client} {
+			if code, err := tunnel.Wait(); code != 126 || err != nil {
+				t.Errorf("%s ends with %d, %v", tunnel.Name, code, err)
+			}
+			if !tunnel.Log.Contains("the daemon is gone") {
+				t.Errorf("%s does not say why it has ended", tunnel.Name)
+			}
+			s.requireGone(tunnel)
+		}
+		eventually(t, 10*time.Second, "every process of the clients to end", func() bool {
+			return !slices.ContainsFunc(pids, alive)
+		})
+		d.start()
+	}
+}
+
+// TestDaemonRefuses: the daemon's rights are not its clients'.
+func TestDaemonRefuses(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, raceBinary)
+	star := benchtest.Star(t, 1)
+	d.mustRun(star.Server, "", "link", "add", "mp0", "--mode", "mp")
+	for _, command := range [][]string{
+		{"--socket", d.socket, "link", "add", "other0"},
+		{"--socket", d.socket, "link", "del", "mp0"},
+		{"--socket", d.socket, "peer", "add", "mp0", "1", "--local", ":1194", "--remote", "127.0.0.1:9", "--vpn-ipv4", "10.8.0.2"},
+		{"--socket", d.socket, "show", "mp0"},
+		{"--socket", d.socket, "exec", "--datapath", "userspace", "--", "ip", "link", "add", "other0", "type", "ovpn"},
+		{"--socket", d.socket, "exec", "--datapath", "userspace", "--", "ip", "link", "del", "mp0"},
+		{"--socket", d.socket, "exec", "--datapath", "userspace", "--", d.binary, "peer", "del", "mp0", "1"},
+	} {
+		t.Run(strings.Join(command[2:], " "), func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "setpriv", append([]string{"--bounding-set=-net_admin", "--inh-caps=-net_admin", d.binary}, command...)...)
+			cmd.Env = append(cmd.Environ(), "GORACE=atexit_sleep_ms=0")
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			err := star.Server.Do(cmd.Start)
+			if err == nil {
+				err = cmd.Wait()
+			}
+			if refused := regexp.MustCompile(`(?i)operation not permitted`); err == nil || !refused.Match(out.Bytes()) {
+				t.Errorf("it ends with %v\n%s", err, out.Bytes())
+			}
+		})
+	}
+	d.mustRun(star.Server, "0 peers", "show")
+	d.mustRun(star.Server, "", "link", "del", "mp0")
+}
+
+// TestDaemonSocket: who may connect is decided by the socket's mode.
+func TestDaemonSocket(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, plainBinary)
+	info, err := os.Stat(d.socket)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket's mode is %v, %v", info.Mode(), err)
+	}
+	out, err := exec.Command(d.binary, "serve", "--socket", d.socket).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another daemon") {
+		t.Errorf("a second daemon on the same socket ends with %v\n%s", err, out)
+	}
+	missing := filepath.Join(d.TempDir(), "missing")
+	for _, command := range []string{"show", "exec -- true"} {
+		out, err = exec.Command(d.binary, append([]string{"--socket", missing}, strings.Fields(command)...)...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), missing) {
+			t.Errorf("%s without the daemon that was named ends with %v\n%s", command, err, out)
+		}
+	}
+}
+
+// TestDaemonIsActivated: the daemon takes the socket that a service manager has opened, and leaves it there.
+func TestDaemonIsActivated(t *testing.T) {
+	t.Parallel()
+	binary, err := plainBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	benchtest.Root(t)
+	socket := filepath.Join(t.TempDir(), "socket")
+	activate := exec.CommandContext(t.Context(), "systemd-socket-activate", "--seqpacket", "-l", socket, binary, "serve")
+	var log bytes.Buffer
+	activate.Stdout, activate.Stderr = &log, &log
+	if err := activate.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s", log.Bytes())
+		}
+	}()
+	eventually(t, 10*time.Second, "the socket", func() bool {
+		_, err := os.Stat(socket)
+		return err == nil
+	})
+	star := benchtest.Star(t, 1)
+	d := &daemonProcess{T: t, binary: binary, socket: socket}
+	d.mustRun(star.Server, "", "link", "add", "mp0", "--mode", "mp")
+	d.mustRun(star.Server, "mp0", "link", "show")
+	if err := activate.Process.Signal(unix.SIGTERM); err != nil { // it has become the daemon
+		t.Error(err)
+	}
+	if err := activate.Wait(); err != nil {
+		t.Errorf("the daemon ends with %v", err)
+	}
+	if has, err := star.Server.HasLink("mp0"); err != nil || has {
+		t.Errorf("the daemon has left its interface (%v)", err)
+	}
+	if _, err := os.Stat(socket); err != nil {
+		t.Error("the daemon has removed the service manager's socket")
+	}
+}
