@@ -43,6 +43,7 @@ type worker struct {
 	tunReady   bool
 	after      []func() // see later
 	clock      clock
+	pace       pace
 	counters   workerCounters
 }
 
@@ -60,12 +61,15 @@ const bootReread = int64(50 * time.Millisecond)
 var started = time.Now()
 
 func (c *clock) read() {
-	c.mono = int64(time.Since(started)) + int64(time.Hour) // never near zero: the window's expiry starts in the past
+	c.mono = monotonic()
 	if c.mono >= c.reread {
 		c.boot = bootSeconds()
 		c.reread = c.mono + bootReread
 	}
 }
+
+// monotonic returns nanoseconds that are never near zero: the replay window's expiry starts in the past.
+func monotonic() int64 { return int64(time.Since(started)) + int64(time.Hour) }
 
 func bootSeconds() int64 {
 	var ts unix.Timespec
@@ -187,6 +191,7 @@ func (w *worker) run() {
 			return
 		}
 		w.turn(events[:n])
+		w.pace.end(w.counters.txPackets.Load() + w.counters.rxPackets.Load())
 		busy = len(w.readable) > 0 || w.tunReady
 		removals := len(w.after) > 0
 		w.dev.turns.RUnlock()
@@ -202,6 +207,7 @@ func (w *worker) run() {
 func (w *worker) turn(events []unix.EpollEvent) {
 	w.dispatch(events)
 	w.clock.read()
+	w.pace.begin(w.clock.mono)
 	w.advance()
 	if w.tunReady {
 		w.tx.turn()
@@ -223,21 +229,30 @@ func (w *worker) runAfter() {
 	w.after = w.after[:0]
 }
 
-// wait collects readiness and returns the number of events. With work in hand it only looks; otherwise it sleeps.
+// wait collects readiness and returns the number of events. With work in hand it only looks; otherwise it sleeps, but
+// looks for a moment before that where packets come and go one at a time.
 func (w *worker) wait(events []unix.EpollEvent, busy bool) int {
 	if busy {
-		r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.epfd),
-			uintptr(ptr(&events[0])), uintptr(len(events)), 0, 0, 0)
-		if errno != 0 {
-			return 0
-		}
-		return int(r)
+		return w.look(events)
+	}
+	if n := w.linger(events); n > 0 {
+		return n
 	}
 	n, err := unix.EpollWait(w.epfd, events, -1)
 	if err != nil {
 		return 0 // EINTR: the next turn asks again
 	}
 	return n
+}
+
+// look returns what is ready now.
+func (w *worker) look(events []unix.EpollEvent) int {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.epfd),
+		uintptr(ptr(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
 }
 
 // dispatch notes what wait has found out.
