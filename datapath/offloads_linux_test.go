@@ -20,8 +20,8 @@ func (tun *tunnel) transfers(t *testing.T) {
 		}
 	}
 	for name, d := range map[string]*datapath.Device{"server": tun.server, "client": tun.client} {
-		if s := d.Stats(); len(s.Drops) != 0 {
-			t.Errorf("%s: drops %v", name, s.Drops)
+		if drops := mishaps(d.Stats()); len(drops) != 0 {
+			t.Errorf("%s: drops %v", name, drops)
 		}
 	}
 }

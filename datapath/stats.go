@@ -14,6 +14,7 @@ const (
 	DropExhausted                        // the primary key has no packet ids left
 	DropTooLong                          // longer than a datagram can carry
 	DropNoTransport                      // no binding, or a remote of a family the socket can't reach
+	DropStanding                         // one packet of a TCP stream, as the interface's queue does not run dry
 	DropSend                             // the kernel refused it (netfilter), or the connection is busy
 	// Receive.
 	DropRunt           // shorter than its header
@@ -32,7 +33,7 @@ const (
 // String returns the reason as a metric label.
 func (r DropReason) String() string {
 	return [numDropReasons]string{
-		"malformed-frame", "no-peer", "no-key", "exhausted", "too-long", "no-transport", "send",
+		"malformed-frame", "no-peer", "no-key", "exhausted", "too-long", "no-transport", "standing", "send",
 		"runt", "opcode", "unknown-peer", "unknown-key", "authentication", "replay", "inner",
 		"reverse-path", "client", "link",
 	}[r]

@@ -24,6 +24,7 @@ type transmitter struct {
 	batch batch
 	send  sendBuffer
 	hints hints
+	queue standing
 }
 
 // maxInner is the longest inner packet in bytes that fits a datagram or a frame. The interface's MTU is never that
@@ -52,7 +53,7 @@ func (t *transmitter) init(w *worker) {
 
 // turn reads the queue until it is dry, or the turn's share is used up, and sends what came of it.
 func (t *transmitter) turn() {
-	for range readsPerTurn {
+	for reads, bytes := 0, 0; reads < readsPerTurn && bytes < bytesPerTurn; reads++ {
 		n, err := t.w.queue.Read(t.frame)
 		if err == unix.EINVAL {
 			continue // a frame of a kind that the kernel can't describe to us (tun_put_user) is gone
@@ -66,8 +67,10 @@ func (t *transmitter) turn() {
 			break
 		}
 		t.w.counters.tunReads.Add(1)
+		bytes += n
 		t.transmit(t.frame[:n])
 	}
+	t.queue.seen(t.w.clock.mono, !t.w.tunReady)
 	t.flush()
 }
 
@@ -108,6 +111,12 @@ func (t *transmitter) transmit(frame []byte) {
 	}
 	whole := int(tr.path.whole.Load())
 	long := whole != 0 && t.split.SegmentSize() > whole && !d.fit.Silent
+	if n > 1 && t.split.Stream() && t.queue.due(t.w.clock.mono) {
+		packet, _ := t.split.Next()
+		n--
+		t.w.counters.drop(DropStanding, 1)
+		p.Counters.AddVPNTx(1, uint64(len(packet)))
+	}
 	id, granted := key.Reserve(n)
 	op := crypto.Op(key.ID(), p.TxID())
 	var bytes uint64

@@ -17,6 +17,7 @@ import (
 // enough to keep the idle direction's latency low.
 const (
 	readsPerTurn    = 64
+	bytesPerTurn    = 256 << 10 // read from the interface
 	receivesPerTurn = 16
 )
 

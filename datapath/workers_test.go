@@ -120,6 +120,8 @@ func TestPacketsReachTheWorkerOfTheirPeer(t *testing.T) {
 		}
 		b.receive(t)
 	}
+	// A packet is delivered before it is counted.
+	eventually(t, "packets to be counted", func() bool { return b.Stats().RxPackets == packets })
 	for _, w := range b.workers {
 		got := w.counters.rxPackets.Load()
 		if want := map[bool]uint64{true: packets}[w == b.owner(2)]; got != want {

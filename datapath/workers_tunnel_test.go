@@ -42,8 +42,8 @@ func TestRealTunnelWithSeveralWorkers(t *testing.T) {
 	if s.TxPackets < 5*s.Sends || s.RxPackets < 5*s.TunReads/2 {
 		t.Errorf("packets travel one by one: %+v", s)
 	}
-	if len(s.Drops) != 0 {
-		t.Errorf("drops: %v", s.Drops)
+	if drops := mishaps(s); len(drops) != 0 {
+		t.Errorf("drops: %v", drops)
 	}
 }
 

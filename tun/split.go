@@ -177,6 +177,9 @@ func (s *Splitter) Packets() int {
 	return (len(s.packet) - s.headerLen - s.next + s.size - 1) / s.size
 }
 
+// Stream reports whether the frame is TCP's, to be cut into packets.
+func (s *Splitter) Stream() bool { return s.kind == splitTCP }
+
 // SegmentSize returns the length in bytes of every packet of the frame, except that the last may be
 // shorter.
 func (s *Splitter) SegmentSize() int {
