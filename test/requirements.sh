@@ -15,6 +15,8 @@ command -v "${CC:-gcc}" >/dev/null || need "a C compiler, for the race detector:
 command -v cpio >/dev/null && command -v qemu-system-x86_64 >/dev/null ||
 	need "an emulator for the kernel's own module: apt-get install --no-install-recommends cpio qemu-system-x86"
 
+command -v crun >/dev/null || need "an OCI runtime, for containers: apt-get install --no-install-recommends crun"
+
 if command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ]; then
 	[ -f "${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}/.testroot" ] ||
 		echo "The Debian tree with OpenVPN 2.7 is built first: 250 MB, about a minute."

@@ -2,12 +2,14 @@ package doctor
 
 import (
 	"fmt"
-	"os/exec"
+	osexec "os/exec"
 	"runtime"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ovpn-go/netlinksrv/exec"
 )
 
 // What `exec` needs to stand between a client and the kernel.
@@ -56,17 +58,11 @@ func (Doctor) seccomp() Finding {
 
 func (d Doctor) clientDescriptors() Finding {
 	finding, err := d.withChild(func(pid int) Finding {
-		pidfd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			return failed(fmt.Sprintf("pidfd_open: %v", err), execEffect, "allow pidfd_open in the container's seccomp profile; "+containerAdvice)
+		if err := exec.Probe(pid).NoDescriptors; err != nil {
+			return degraded(fmt.Sprintf("sockets can't be taken from a client, so `exec` makes them itself and keeps a duplicate: %v", err),
+				"each socket, accept and close takes a client longer, and sockets from before `exec` or from an accept that had to wait can't be a device's",
+				containerAdvice+ptraceAdvice())
 		}
-		defer unix.Close(pidfd)
-		fd, err := unix.PidfdGetfd(pidfd, 0, 0)
-		if err != nil {
-			return failed(fmt.Sprintf("pidfd_getfd: %v", err),
-				execEffect+": their transport sockets can't be taken over", containerAdvice+ptraceAdvice())
-		}
-		unix.Close(fd)
 		return ok("sockets of a client can be taken over (pidfd_getfd)")
 	})
 	if err != nil {
@@ -77,14 +73,13 @@ func (d Doctor) clientDescriptors() Finding {
 
 func (d Doctor) clientMemory() Finding {
 	finding, err := d.withChild(func(pid int) Finding {
-		// Both programs are this one, but where the child has its memory is its own affair: an address that is mapped nowhere gives
-		// EFAULT if looking is allowed at all.
-		var b [1]byte
-		local := []unix.Iovec{{Base: &b[0]}}
-		local[0].SetLen(1)
-		_, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: 0, Len: 1}}, 0)
-		if err != unix.EFAULT {
-			return failed(fmt.Sprintf("process_vm_readv: %v", err), execEffect+": their requests can't be read", containerAdvice+ptraceAdvice())
+		switch reach := exec.Probe(pid); {
+		case reach.NoMemoryFile != nil:
+			return failed(fmt.Sprintf("%v; %v", reach.NoMemory, reach.NoMemoryFile), execEffect+": their requests can't be read",
+				containerAdvice+ptraceAdvice())
+		case reach.NoMemory != nil:
+			return degraded(fmt.Sprintf("a client's memory is read as a file, /proc/PID/mem: %v", reach.NoMemory),
+				"each request of a client takes a few microseconds longer", containerAdvice+ptraceAdvice())
 		}
 		return ok("requests of a client can be read (process_vm_readv)")
 	})
@@ -107,7 +102,7 @@ func ptraceAdvice() string {
 
 // client runs the program under itself: what all the single checks are about.
 func (d Doctor) client() Finding {
-	cmd := exec.Command(d.Program, "exec", "--datapath", "userspace", "--log-level", "error", "--", d.Program, "link", "show")
+	cmd := osexec.Command(d.Program, "exec", "--datapath", "userspace", "--log-level", "error", "--", d.Program, "link", "show")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return failed(fmt.Sprintf("a client under `exec`: %v: %s", err, strings.TrimSpace(string(out))), execEffect,

@@ -39,13 +39,20 @@ func Adopt(o Options, h Handover) (*Adopted, error) {
 	if err != nil {
 		return nil, err
 	}
+	reach := Probe(guard)
+	if err := reach.NoDescriptors; err != nil {
+		return nil, fmt.Errorf("adopt a client: its filter is for a process that can take descriptors from it: %w", err)
+	}
 	listener, err := h.listener()
 	if err != nil {
 		return nil, err
 	}
 	a := &Adopted{session: o.session(), failed: make(chan error, 1), served: make(chan struct{})}
-	a.session.guard = guard
-	a.session.start(listener, window{h.Window[0], h.Window[1]})
+	a.session.guard, a.session.reach = guard, reach
+	if err := a.session.start(listener, window{h.Window[0], h.Window[1]}); err != nil {
+		a.session.close()
+		return nil, err
+	}
 	go func() {
 		defer close(a.served)
 		if err := listener.serve(a.session.notified); err != nil {

@@ -39,9 +39,9 @@ type embedded struct {
 	failed  chan answererEvent
 }
 
-func newEmbedded(o options, server server, guard int) *embedded {
+func newEmbedded(o options, server server, guard int, reach Reach) *embedded {
 	e := &embedded{session: newSession(server, o.logger, o.beforeBind), failed: make(chan answererEvent, 1)}
-	e.session.guard = guard
+	e.session.guard, e.session.reach = guard, reach
 	if o.connections != nil {
 		e.session.connections = o.connections
 	}
@@ -53,8 +53,10 @@ func (e *embedded) start(listener int, w window) error {
 	if err != nil {
 		return err
 	}
+	if err := e.session.start(l, w); err != nil {
+		return err
+	}
 	e.served = make(chan error, 1)
-	e.session.start(l, w)
 	go func() {
 		err := l.serve(e.session.notified)
 		if err != nil {

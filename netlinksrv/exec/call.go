@@ -85,19 +85,22 @@ func (c *call) socketAddress(address uint64, length int32) ([]byte, error) {
 
 // answerAddress writes an address to where getsockname's arguments say, as move_addr_to_user does.
 func (c *call) answerAddress(b []byte) {
-	c.finish(0, func() error {
-		size, err := c.readLength(c.args[2])
-		if err != nil {
-			return err
-		}
-		if size < 0 {
-			return unix.EINVAL
-		}
-		if err := c.task.write(c.args[1], b[:min(int(size), len(b))]); err != nil {
-			return err
-		}
-		return c.writeLength(c.args[2], len(b))
-	}())
+	c.finish(0, c.writeAddress(b))
+}
+
+// writeAddress is answerAddress without the answer.
+func (c *call) writeAddress(b []byte) error {
+	size, err := c.readLength(c.args[2])
+	if err != nil {
+		return err
+	}
+	if size < 0 {
+		return unix.EINVAL
+	}
+	if err := c.task.write(c.args[1], b[:min(int(size), len(b))]); err != nil {
+		return err
+	}
+	return c.writeLength(c.args[2], len(b))
 }
 
 // readLength reads the int that a length argument points to.

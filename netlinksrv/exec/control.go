@@ -21,6 +21,7 @@ const (
 	messageExited                          // nothing is left; a: the client's wait status
 
 	// To the guard.
+	messageReach  // before anything else; a: 1 if descriptors must be kept, as none can be taken from the client
 	messageSignal // the supervisor received a signal; a: number
 )
 

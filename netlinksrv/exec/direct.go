@@ -149,7 +149,7 @@ func (d *DirectSocket) openGeneric(s *session, ns *netns.NS) (client int, err er
 
 func (d *DirectSocket) openRoute(s *session, ns *netns.NS) (client int, err error) {
 	fd := -1
-	err = inNamespace(ns, func() (err error) {
+	err = ns.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 		return os.NewSyscallError("socket", err)
 	})

@@ -32,6 +32,13 @@
 // A TCP connection that becomes a device's is replaced by one end of a pair in every process that
 // has it (everywhere.go, inject.go).
 //
+// # Where clients can't be looked into
+//
+// The default seccomp profiles of containers forbid taking a descriptor from another process, and harder ones copying
+// its memory and tracing it. What is forbidden is tried on the guard, before it installs the filter (reach.go). Then the filter
+// also notifies of the making of TCP and UDP sockets and epoll sets, of accepting and closing: they are made here, and a duplicate of each
+// is kept (kept.go, transport.go). Memory is read as a file. Without ptrace, other processes' descriptors of a replaced connection stay.
+//
 // # Limits
 //
 // Linux 5.9 or later (SECCOMP_IOCTL_NOTIF_ADDFD); 5.19 for clients whose threads are hit by many

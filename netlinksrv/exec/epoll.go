@@ -69,7 +69,7 @@ func (t *task) epollSets() ([]int, error) {
 	var sets []int
 	for _, entry := range entries {
 		target, err := os.Readlink(directory + "/" + entry.Name())
-		if err != nil || target != "anon_inode:[eventpoll]" {
+		if err != nil || target != epollTarget {
 			continue
 		}
 		if fd, err := strconv.Atoi(entry.Name()); err == nil {
@@ -131,13 +131,20 @@ func reregister(set, old, replacement int, r registration) error {
 //
 // A thread with a private table is quick, but not if the number is one of the Go runtime's own:
 // it may wake its poller from any thread, and would write into the client's socket instead.
-// Then a process does it.
+// Then a process does it, and also where a container's seccomp profile forbids a private table.
 func atNumber(set, old, replacement int, r registration) error {
 	if ours, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(r.number)); err == nil && strings.HasPrefix(ours, "anon_inode:[event") {
 		return inProcess(set, old, replacement, r)
 	}
-	return onPrivateThread(func() error { return reregister(set, old, replacement, r) })
+	err := onPrivateThread(func() error { return reregister(set, old, replacement, r) })
+	if errors.Is(err, errNoPrivateTable) {
+		return inProcess(set, old, replacement, r)
+	}
+	return err
 }
+
+// errNoPrivateTable says that a thread may not have a descriptor table of its own.
+var errNoPrivateTable = errors.New("unshare the descriptor table")
 
 // onPrivateThread runs fn on a thread that has a copy of our descriptor table to itself and that
 // ends with it. The copy holds everything that was open: fn must be brief, so that what we close
@@ -145,7 +152,7 @@ func atNumber(set, old, replacement int, r registration) error {
 func onPrivateThread(fn func() error) error {
 	return onOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_FILES); err != nil {
-			return os.NewSyscallError("unshare", err)
+			return fmt.Errorf("%w: %w", errNoPrivateTable, err)
 		}
 		return fn()
 	})

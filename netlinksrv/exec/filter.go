@@ -50,8 +50,9 @@ var socketCalls = []uint32{
 //   - socket is notified for AF_NETLINK with the generic or the route protocol;
 //   - anyDescriptorCalls are always notified;
 //   - socketCalls are notified within the window;
+//   - where descriptors are kept, unless that window is empty, what keptProgram adds;
 //   - everything else passes.
-func filterProgram(w window) ([]bpf.RawInstruction, error) {
+func filterProgram(w, kept window) ([]bpf.RawInstruction, error) {
 	const (
 		allow  = unix.SECCOMP_RET_ALLOW
 		notify = unix.SECCOMP_RET_USER_NOTIF
@@ -61,6 +62,9 @@ func filterProgram(w window) ([]bpf.RawInstruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},
 		bpf.RetConstant{Val: allow},
 		bpf.LoadAbsolute{Off: dataNR, Size: 4},
+	}
+	if kept != (window{}) {
+		program = append(program, keptProgram(kept)...)
 	}
 	for _, nr := range anyDescriptorCalls {
 		program = append(program,
@@ -90,4 +94,33 @@ func filterProgram(w window) ([]bpf.RawInstruction, error) {
 		bpf.RetConstant{Val: allow},
 	)
 	return bpf.Assemble(program)
+}
+
+// keptProgram is the part of the filter, which begins and goes on with the call's number, for what is made here and kept:
+//
+//   - accept, accept4 and those that make epoll sets are always notified;
+//   - socket is notified for AF_INET and AF_INET6;
+//   - close is notified within the window.
+func keptProgram(kept window) []bpf.Instruction {
+	const notify = unix.SECCOMP_RET_USER_NOTIF
+	var program []bpf.Instruction
+	for _, nr := range append([]uint32{unix.SYS_ACCEPT, unix.SYS_ACCEPT4}, epollCreateCalls...) {
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1},
+			bpf.RetConstant{Val: notify})
+	}
+	return append(program,
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SOCKET, SkipTrue: 5},
+		bpf.LoadAbsolute{Off: dataArgs, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.AF_INET, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.AF_INET6, SkipTrue: 1},
+		bpf.RetConstant{Val: notify},
+		bpf.LoadAbsolute{Off: dataNR, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_CLOSE, SkipTrue: 5},
+		bpf.LoadAbsolute{Off: dataArgs, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: kept.lo, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: kept.hi, SkipTrue: 1},
+		bpf.RetConstant{Val: notify},
+		bpf.LoadAbsolute{Off: dataNR, Size: 4},
+	)
 }

@@ -21,12 +21,18 @@ func seccompData(arch uint32, nr int, args ...uint64) []byte {
 	return data
 }
 
-func TestFilterProgram(t *testing.T) {
-	const (
-		lo, hi = 768, 1024
-		x32    = 0x40000000
-	)
-	raw, err := filterProgram(window{lo, hi})
+// A filterCase is a system call and whether it is notified.
+type filterCase struct {
+	name   string
+	arch   uint32
+	nr     int
+	args   []uint64
+	notify bool
+}
+
+func checkFilter(t *testing.T, w, kept window, cases []filterCase) {
+	t.Helper()
+	raw, err := filterProgram(w, kept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +44,29 @@ func TestFilterProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests := []struct {
-		name   string
-		arch   uint32
-		nr     int
-		args   []uint64
-		notify bool
-	}{
+	for _, test := range cases {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := vm.Run(seccompData(test.arch, test.nr, test.args...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := unix.SECCOMP_RET_ALLOW
+			if test.notify {
+				want = unix.SECCOMP_RET_USER_NOTIF
+			}
+			if got != want {
+				t.Errorf("filter returned %#x, want %#x", got, want)
+			}
+		})
+	}
+}
+
+func TestFilterProgram(t *testing.T) {
+	const (
+		lo, hi = 768, 1024
+		x32    = 0x40000000
+	)
+	checkFilter(t, window{lo, hi}, window{}, []filterCase{
 		{"generic socket", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC}, true},
 		{"route socket", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, true},
 		{"high half of an int argument is ignored", auditArch, unix.SYS_SOCKET, []uint64{1<<32 | unix.AF_NETLINK, unix.SOCK_RAW, 1<<40 | unix.NETLINK_ROUTE}, true},
@@ -76,20 +98,29 @@ func TestFilterProgram(t *testing.T) {
 		{"closing is native", auditArch, unix.SYS_CLOSE, []uint64{900}, false},
 		{"another architecture", unix.AUDIT_ARCH_I386, unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC}, false},
 		{"x32 call numbers", auditArch, x32 | unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC}, false},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			got, err := vm.Run(seccompData(test.arch, test.nr, test.args...))
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := unix.SECCOMP_RET_ALLOW
-			if test.notify {
-				want = unix.SECCOMP_RET_USER_NOTIF
-			}
-			if got != want {
-				t.Errorf("filter returned %#x, want %#x", got, want)
-			}
-		})
-	}
+	})
+}
+
+func TestFilterProgramWhereDescriptorsAreKept(t *testing.T) {
+	w := window{768, 1024}
+	kept := keptBeside(w)
+	checkFilter(t, w, kept, []filterCase{
+		{"generic socket", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC}, true},
+		{"netlink socket of another protocol", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, false},
+		{"IPv4 socket", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_STREAM, 0}, true},
+		{"IPv6 socket", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_INET6, unix.SOCK_DGRAM, 0}, true},
+		{"unix socket", auditArch, unix.SYS_SOCKET, []uint64{unix.AF_UNIX, unix.SOCK_STREAM, 0}, false},
+		{"accept", auditArch, unix.SYS_ACCEPT, []uint64{5}, true},
+		{"accept4", auditArch, unix.SYS_ACCEPT4, []uint64{5}, true},
+		{"epoll_create1", auditArch, unix.SYS_EPOLL_CREATE1, nil, true},
+		{"closing of a low descriptor", auditArch, unix.SYS_CLOSE, []uint64{uint64(kept.lo) - 1}, false},
+		{"closing at the start", auditArch, unix.SYS_CLOSE, []uint64{uint64(kept.lo)}, true},
+		{"closing inside the window", auditArch, unix.SYS_CLOSE, []uint64{800}, true},
+		{"closing at the end", auditArch, unix.SYS_CLOSE, []uint64{uint64(kept.hi) - 1}, true},
+		{"closing above", auditArch, unix.SYS_CLOSE, []uint64{uint64(kept.hi)}, false},
+		{"sendmsg inside the window", auditArch, unix.SYS_SENDMSG, []uint64{800}, true},
+		{"sending on a kept descriptor is native", auditArch, unix.SYS_SENDMSG, []uint64{uint64(kept.lo)}, false},
+		{"bind", auditArch, unix.SYS_BIND, []uint64{3, 0, 16}, true},
+		{"another architecture", unix.AUDIT_ARCH_I386, unix.SYS_CLOSE, []uint64{800}, false},
+	})
 }

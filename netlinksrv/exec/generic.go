@@ -48,7 +48,7 @@ func (s *session) openGeneric(c *call, n notification, r socketRequest) error {
 		return err
 	}
 	s.register(cookie, g)
-	if err := s.injector.answerSocket(s.listener, n, client, r.cloexec); err != nil {
+	if err := s.answerNetlink(c, n, client, r.cloexec); err != nil {
 		s.forget(cookie)
 		g.server.Close()
 		pair.close()

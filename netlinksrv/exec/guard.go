@@ -106,6 +106,10 @@ func runGuard(args []string) int {
 
 // prepare makes the guard a subreaper and installs the filter on the calling thread.
 func (g *guard) prepare() (int, window, error) {
+	reach, _, err := g.control.receive()
+	if err != nil {
+		return -1, window{}, fmt.Errorf("wait for the supervisor: %w", err)
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return -1, window{}, os.NewSyscallError("prctl PR_SET_CHILD_SUBREAPER", err)
 	}
@@ -117,7 +121,11 @@ func (g *guard) prepare() (int, window, error) {
 		return -1, window{}, os.NewSyscallError("getrlimit", err)
 	}
 	w := windowBelow(limit.Cur)
-	program, err := filterProgram(w)
+	var kept window
+	if reach.a != 0 {
+		kept = keptBeside(w)
+	}
+	program, err := filterProgram(w, kept)
 	if err != nil {
 		return -1, window{}, fmt.Errorf("assemble filter: %w", err)
 	}

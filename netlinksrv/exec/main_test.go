@@ -60,6 +60,9 @@ func roleCommand(name string, args ...string) []string {
 	return append([]string{path, roleArgument, name}, args...)
 }
 
+// narrowed is what probe finds under a hard seccomp profile.
+func narrowed(int) Reach { return Reach{NoDescriptors: unix.EPERM, NoMemory: unix.EPERM} }
+
 // outcome is how a client under a supervisor ended.
 type outcome struct {
 	status Status
@@ -94,6 +97,7 @@ func superviseUntil(t testing.TB, ctx context.Context, s server, change func(*op
 		args:   command,
 		logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 		stdio:  [3]uintptr{null.Fd(), write.Fd(), write.Fd()},
+		probe:  Probe,
 	}
 	if change != nil {
 		change(&o)

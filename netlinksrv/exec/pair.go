@@ -16,8 +16,8 @@ import (
 
 // pair is our end of an AF_UNIX SEQPACKET pair, whose other end the client takes for a netlink
 // socket. What we send is queued at the client's end, so that receiving, peeking, polling and
-// waiting need nothing of us; we keep no copy of that end, so that its end of file tells us that
-// the client closed its last descriptor.
+// waiting need nothing of us; we keep no copy of that end, unless we must (kept.go), so that its end of file
+// tells us that the client closed its last descriptor.
 type pair struct {
 	file *os.File
 	conn syscall.RawConn
@@ -35,7 +35,7 @@ var errOverrun = fmt.Errorf("client does not read: %w", unix.ENOBUFS)
 // client's descriptor is the caller's to close.
 func newPair(ns *netns.NS, nonblock bool) (p *pair, client int, cookie uint64, err error) {
 	var fds [2]int
-	err = inNamespace(ns, func() error {
+	err = ns.Do(func() error {
 		fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return os.NewSyscallError("socketpair", err)

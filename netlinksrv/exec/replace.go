@@ -25,6 +25,11 @@ func (t *task) replace(number, old, replacement int) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if kept := t.session.kept; kept != nil {
+		if err := kept.add(replacement, t.PID(), number); err != nil {
+			return false, err
+		}
+	}
 	if err := t.install(replacement, number, cloexec); err != nil {
 		return false, err
 	}

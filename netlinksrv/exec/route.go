@@ -12,8 +12,8 @@ import (
 )
 
 // openRoute answers socket(AF_NETLINK, ..., NETLINK_ROUTE) with a real socket of the client's
-// network namespace. We keep no duplicate: a send is notified and takes one for its time, so the
-// socket ends when the client closes it.
+// network namespace. We keep no duplicate, unless there is no other way to have one (kept.go): a send is
+// notified and takes one for its time, so the socket ends when the client closes it.
 func (s *session) openRoute(c *call, n notification, r socketRequest) error {
 	ns, err := c.task.NetNS()
 	if err != nil {
@@ -25,7 +25,7 @@ func (s *session) openRoute(c *call, n notification, r socketRequest) error {
 		kind |= unix.SOCK_NONBLOCK
 	}
 	fd := -1
-	err = inNamespace(ns, func() (err error) {
+	err = ns.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_ROUTE)
 		return os.NewSyscallError("socket", err)
 	})
@@ -33,7 +33,7 @@ func (s *session) openRoute(c *call, n notification, r socketRequest) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return s.injector.answerSocket(s.listener, n, fd, r.cloexec)
+	return s.answerNetlink(c, n, fd, r.cloexec)
 }
 
 // isRoute says whether a descriptor is a real route socket.

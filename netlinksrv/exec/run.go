@@ -59,6 +59,7 @@ func Run(ctx context.Context, o Options) (Status, error) {
 		stdio:         [3]uintptr{0, 1, 2},
 		dropInherited: true,
 		apart:         o.Apart,
+		probe:         Probe,
 	}
 	if o.Sockets != nil {
 		inner.beforeBind = o.Sockets.BeforeBind

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,10 @@ type session struct {
 	hidden   sync.Once      // guards the warning that a client can't be looked at
 
 	guard int // pid: the client's processes are below it
+	reach Reach
+	// kept is nil where descriptors can be taken from the client. It is set before the first notification.
+	kept      *kept
+	accepting sync.Mutex // held while a connection is accepted for the client
 
 	mu        sync.Mutex
 	endpoints map[uint64]endpoint   // guarded by mu: by the cookie of the client's end
@@ -56,10 +61,14 @@ func newSession(server server, logger *slog.Logger, beforeBind func(netns.ID, ui
 	}
 }
 
-// start must be called before the listener's first notification is passed to notified.
-func (s *session) start(l *listener, w window) {
+// start must be called before the listener's first notification is passed to notified. It takes ownership of the listener.
+func (s *session) start(l *listener, w window) (err error) {
 	s.listener = l
 	s.injector.window = w
+	if s.reach.NoDescriptors != nil {
+		s.kept, err = newKept(w, func() int { return s.guard })
+	}
+	return err
 }
 
 // close ends every socket and waits for all that the session started. The listener must have
@@ -75,6 +84,9 @@ func (s *session) close() {
 	}
 	s.mu.Unlock()
 	s.sockets.Wait()
+	if s.kept != nil {
+		s.kept.close()
+	}
 	if s.listener != nil {
 		s.listener.close()
 	}
@@ -130,16 +142,30 @@ func (s *session) notified(n notification) {
 		defer s.calls.Done()
 		defer s.notWaiting(int(n.tid), n.id)
 		c := &call{session: s, nr: int(n.nr), args: n.args, id: n.id, task: s.waitingTask(int(n.tid), n.id)}
-		if c.nr == unix.SYS_SOCKET {
-			s.socket(c, n)
-			return
-		}
-		if c.nr == unix.SYS_BIND {
-			s.bind(c)
-			return
-		}
-		s.socketCall(c)
+		s.dispatch(c, n)
 	}()
+}
+
+// dispatch answers a call.
+func (s *session) dispatch(c *call, n notification) {
+	switch {
+	case c.nr == unix.SYS_SOCKET && int32(c.args[0]) == unix.AF_NETLINK:
+		s.socket(c, n)
+	case c.nr == unix.SYS_BIND:
+		s.bind(c)
+	case s.kept == nil:
+		s.socketCall(c)
+	case c.nr == unix.SYS_SOCKET:
+		s.openTransport(c, n)
+	case c.nr == unix.SYS_ACCEPT, c.nr == unix.SYS_ACCEPT4:
+		s.accept(c, n)
+	case c.nr == unix.SYS_CLOSE:
+		s.closeKept(c)
+	case slices.Contains(epollCreateCalls, uint32(c.nr)):
+		s.openSet(c, n)
+	default:
+		s.socketCall(c)
+	}
 }
 
 // waitingTask is the task of a thread that waits for the answer to a notification.
@@ -206,6 +232,16 @@ func (s *session) socket(c *call, n notification) {
 	}
 }
 
+// answerNetlink answers a socket call with a copy of fd in the window.
+func (s *session) answerNetlink(c *call, n notification, fd int, cloexec bool) error {
+	return s.injector.answer(s.listener, s.injector.window, n, fd, cloexec, func(number int) error {
+		if s.kept == nil {
+			return nil
+		}
+		return s.kept.add(fd, c.task.PID(), number)
+	})
+}
+
 // socketRequest is what a socket call asks for.
 type socketRequest struct {
 	kind              int // SOCK_RAW or SOCK_DGRAM
@@ -256,7 +292,7 @@ func (s *session) announceBind(c *call, address []byte) {
 func (s *session) socketCall(c *call) {
 	fd, err := c.task.take(c.fd())
 	if err != nil {
-		if !errors.Is(err, unix.EBADF) && s.injector.window.contains(c.fd()) && c.task.alive() {
+		if !errors.Is(err, unix.EBADF) && !errors.Is(err, errNotKept) && s.injector.window.contains(c.fd()) && c.task.alive() {
 			s.hidden.Do(func() {
 				s.logger.Warn("can't look at a client's descriptors: is CAP_SYS_PTRACE missing?", "error", err, "pid", c.task.PID())
 			})

@@ -36,6 +36,8 @@ type options struct {
 	dropInherited bool
 	// apart is called when the guard has been started; nil if there is nothing to call.
 	apart func()
+	// probe finds out what may be done to a process; the tests replace it.
+	probe func(pid int) Reach
 	// started is called with the client's pid and the guard's.
 	started func(client, guard int)
 }
@@ -79,9 +81,12 @@ func run(ctx context.Context, o options, server server) (Status, error) {
 		o.apart()
 	}
 	if o.daemon != nil {
+		s.announceReach(Reach{}) // the daemon must be able to do all of it
 		s.answers = newRemote(o.daemon, s.guard)
 	} else {
-		s.answers = newEmbedded(o, server, s.guard)
+		reach := o.probe(s.guard)
+		s.announceReach(reach)
+		s.answers = newEmbedded(o, server, s.guard, reach)
 	}
 	s.supervise(ctx, signals)
 	s.finish(others)
@@ -149,6 +154,19 @@ func guardFiles(stdio [3]uintptr, inherited []int, control uintptr) []uintptr {
 	}
 	files[last+1] = control
 	return files
+}
+
+// announceReach tells the guard, which waits for it, what the filter has to notify, and the log why.
+func (s *supervisor) announceReach(reach Reach) {
+	m := message{kind: messageReach}
+	if err := reach.NoDescriptors; err != nil {
+		m.a = 1
+		s.logger.Info("descriptors can't be taken from the client: its sockets are made here and kept", "reason", err)
+	}
+	if err := reach.NoMemory; err != nil {
+		s.logger.Info("the client's memory can't be copied: it is read as a file", "reason", err)
+	}
+	s.control.send(m, -1) // if there is no guard any more, that shows soon
 }
 
 // supervise serves the client until the guard is gone.

@@ -190,6 +190,7 @@ func init() {
 			logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			stdio:         [3]uintptr{0, 1, 2},
 			dropInherited: true,
+			probe:         Probe,
 			started:       func(client, guard int) { fmt.Printf("client %d guard %d\n", client, guard) },
 		}, newFakeServer())
 		if err != nil {

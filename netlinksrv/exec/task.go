@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -94,12 +93,7 @@ func (t *task) File(fd int) (*os.File, error) {
 
 // take is File with a bare descriptor.
 func (t *task) take(fd int) (int, error) {
-	pidfd, err := t.pidfd()
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(pidfd)
-	dup, err := unix.PidfdGetfd(pidfd, fd, 0)
+	dup, err := t.duplicate(fd)
 	if err != nil {
 		return -1, err
 	}
@@ -108,6 +102,19 @@ func (t *task) take(fd int) (int, error) {
 		return -1, errGone
 	}
 	return dup, nil
+}
+
+// duplicate is take of a thread that may have gone.
+func (t *task) duplicate(fd int) (int, error) {
+	if t.session.kept != nil {
+		return t.session.kept.take(t.tid, fd)
+	}
+	pidfd, err := t.pidfd()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(pidfd)
+	return unix.PidfdGetfd(pidfd, fd, 0)
 }
 
 // pidfd opens the thread. It has descriptors of its own if it left the process's table, and they
@@ -150,7 +157,7 @@ func statusField(status []byte, name string) []byte {
 // read copies n bytes from the thread's memory. unix.EFAULT means what it means to the kernel.
 func (t *task) read(address uint64, n int) ([]byte, error) {
 	b := make([]byte, n)
-	got, err := readProcess(t.tid, b, address)
+	got, err := t.session.reach.read(t.tid, b, address)
 	switch {
 	case err != nil:
 		return nil, err
@@ -167,7 +174,7 @@ func (t *task) write(address uint64, b []byte) error {
 	if !t.alive() {
 		return errGone
 	}
-	n, err := writeProcess(t.tid, b, address)
+	n, err := t.session.reach.write(t.tid, b, address)
 	if err == nil && n != len(b) {
 		err = unix.EFAULT
 	}
@@ -180,16 +187,4 @@ func errnoFor(err error) unix.Errno {
 		return errno
 	}
 	return unix.EIO
-}
-
-// inNamespace runs fn on a thread that is in ns. Entering takes privilege and a thread of its own,
-// so where the present one is in ns already it does neither.
-func inNamespace(ns *netns.NS, fn func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var here unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &here); err == nil && ns.ID() == (netns.ID{Dev: here.Dev, Ino: here.Ino}) {
-		return fn()
-	}
-	return ns.Do(fn)
 }

@@ -19,12 +19,16 @@ type injector struct {
 	window window // fixed before the first notification
 }
 
-// answerSocket answers a socket call with a copy of fd.
-func (i *injector) answerSocket(l *listener, n notification, fd int, cloexec bool) error {
+// answer answers a call that returns a descriptor with a copy of fd at a number in w: the window of netlink sockets, or the one
+// around it. chosen is told the number first; its error ends the matter.
+func (i *injector) answer(l *listener, w window, n notification, fd int, cloexec bool, chosen func(number int) error) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	number, err := i.free(int(n.tid))
+	number, err := i.free(w, int(n.tid))
 	if err != nil {
+		return err
+	}
+	if err := chosen(number); err != nil {
 		return err
 	}
 	if err := l.install(n.id, fd, number, cloexec); err != nil {
@@ -33,10 +37,21 @@ func (i *injector) answerSocket(l *listener, n notification, fd int, cloexec boo
 	return l.returns(n.id, int64(number))
 }
 
-// free returns the lowest number in the window at which the thread has nothing open.
-func (i *injector) free(tid int) (int, error) {
+// hasFree says whether answer would find a number.
+func (i *injector) hasFree(w window, tid int) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, err := i.free(w, tid)
+	return err == nil
+}
+
+// free returns the lowest number in w at which the thread has nothing open.
+func (i *injector) free(w window, tid int) (int, error) {
 	prefix := "/proc/" + strconv.Itoa(tid) + "/fd/"
-	for number := int(i.window.lo); number < int(i.window.hi); number++ {
+	for number := int(w.lo); number < int(w.hi); number++ {
+		if w != i.window && i.window.contains(number) {
+			continue
+		}
 		var st unix.Stat_t
 		switch err := unix.Lstat(prefix+strconv.Itoa(number), &st); err {
 		case nil:

@@ -124,7 +124,16 @@ func (n *NS) Close() error { return n.file.Close() }
 
 // Do runs fn on a thread that is inside the namespace and returns fn's error. Goroutines that fn
 // starts run outside of it; descriptors that fn opens, and processes it starts, belong to it.
+//
+// Entering takes CAP_SYS_ADMIN, and a container's seccomp profile may forbid it altogether. Where the calling thread is
+// inside already it is not done.
 func (n *NS) Do(fn func() error) (err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var here unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &here); err == nil && n.id == (ID{Dev: here.Dev, Ino: here.Ino}) {
+		return fn()
+	}
 	// The way back may be barred, when the present namespace belongs to a parent user namespace. So there
 	// is none: the thread ends.
 	onSpareThread(func() {
