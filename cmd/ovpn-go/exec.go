@@ -16,7 +16,7 @@ import (
 func newExecCommand() *cobra.Command {
 	var logging logFlags
 	var device deviceFlags
-	var profile string
+	var profile, pprof string
 	who := datapathAuto
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
@@ -62,9 +62,13 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 			if err != nil {
 				return err
 			}
+			endPprof, err := servePprof(pprof)
+			if err != nil {
+				return errors.Join(err, endProfile())
+			}
 			cfg.Logger = log
 			status, err := runClient(cmd, args, cfg)
-			if err := errors.Join(err, endProfile()); err != nil {
+			if err := errors.Join(err, endProfile(), endPprof()); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "ovpn-go exec:", err)
 			}
 			closeLog()
@@ -75,6 +79,7 @@ It needs /dev/net/tun, CAP_NET_ADMIN over the network namespace it is used in, a
 	logging.register(cmd.Flags())
 	device.register(cmd.Flags())
 	cmd.Flags().StringVar(&profile, "cpu-profile", "", "write a CPU profile of this program, in pprof's format, to this file")
+	registerPprof(cmd.Flags(), &pprof)
 	cmd.Flags().Var(&who, "datapath", "who carries the packets: the kernel's module, this program (userspace), or auto, which is the module where it works")
 	return cmd
 }

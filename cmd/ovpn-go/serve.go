@@ -17,7 +17,7 @@ import (
 func newServeCommand() *cobra.Command {
 	var logging logFlags
 	var device deviceFlags
-	var group string
+	var group, pprof string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run as a daemon whose devices several programs share",
@@ -33,7 +33,7 @@ daemon says when it is ready, and takes its socket from a socket unit.`,
 		Example: `  ovpn-go serve
   ovpn-go serve --socket /run/vpn/ovpn-go.socket --group vpn`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg, err := device.config()
 			if err != nil {
 				return err
@@ -45,11 +45,17 @@ daemon says when it is ready, and takes its socket from a socket unit.`,
 			}
 			defer closeLog()
 			cfg.Logger = log
+			endPprof, err := servePprof(pprof)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, endPprof()) }()
 			return serve(cmd, cfg, path, group)
 		},
 	}
 	logging.register(cmd.Flags())
 	device.register(cmd.Flags())
+	registerPprof(cmd.Flags(), &pprof)
 	cmd.Flags().StringVar(&group, "group", "", "let the members of this group use the socket")
 	return cmd
 }
