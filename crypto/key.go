@@ -25,6 +25,8 @@ type KeyConfig struct {
 	Cipher  Cipher
 	Encrypt Direction
 	Decrypt Direction
+	// Born is whatever the caller wants to be told by Key.Born, such as a time.
+	Born int64
 }
 
 // ErrAuthentication is the error of every packet that does not open, whatever is wrong with it.
@@ -39,7 +41,8 @@ type Key struct {
 	id      uint8
 	cipher  Cipher
 	sealing sealing
-	_       [16]byte
+	born    int64
+	_       [8]byte
 	opening opening
 }
 
@@ -78,6 +81,7 @@ func NewKey(config KeyConfig) (*Key, error) {
 	k := &Key{
 		id:      config.ID,
 		cipher:  config.Cipher,
+		born:    config.Born,
 		sealing: sealing{aead: seal, nonceTail: config.Encrypt.NonceTail},
 		opening: opening{aead: open, nonceTail: config.Decrypt.NonceTail},
 	}
@@ -90,6 +94,9 @@ func (k *Key) ID() uint8 { return k.id }
 
 // Cipher returns the cipher of both directions.
 func (k *Key) Cipher() Cipher { return k.cipher }
+
+// Born returns KeyConfig.Born.
+func (k *Key) Born() int64 { return k.born }
 
 // Seal writes the packet for plaintext into dst, with op (see Op) as its first word and a packet id
 // that came from Reserve and is used only once.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,12 +65,16 @@ type PeerInfo struct {
 	LocalPort   uint16
 	SocketNetNS *netns.NS // of the transport socket; borrowed, valid while the peer lives
 	Stats       peers.Stats
+	// Silence is how long ago the last genuine packet came, in whole seconds of boot time; negative if none has come.
+	Silence time.Duration
 }
 
 // KeyInfo is a key as a controller sees it.
 type KeyInfo struct {
 	ID     uint8
 	Cipher crypto.Cipher
+	// Age is how long ago it was installed, in whole seconds of boot time.
+	Age time.Duration
 }
 
 // NewPeer adds a peer; on a P2P device it takes the place of the one there is, which is removed with reason
@@ -274,7 +279,10 @@ func (d *Device) Peers() []PeerInfo {
 func describe(p *peers.Peer) PeerInfo {
 	info := PeerInfo{
 		ID: p.ID(), TxID: p.TxID(), VPN4: p.VPN4(), VPN6: p.VPN6(),
-		Keepalive: p.Keepalive(), Stats: p.Counters.Stats(),
+		Keepalive: p.Keepalive(), Stats: p.Counters.Stats(), Silence: -1,
+	}
+	if seen := p.LastSeen(); seen != 0 {
+		info.Silence = since(seen)
 	}
 	tr := transportOf(p)
 	info.TCP = tr.tcp != nil
@@ -293,6 +301,7 @@ func (d *Device) InstallKey(peerID uint32, slot crypto.Slot, cfg crypto.KeyConfi
 	if p == nil {
 		return peers.ErrNotFound
 	}
+	cfg.Born = bootSeconds()
 	key, err := crypto.NewKey(cfg)
 	if err != nil {
 		return err
@@ -311,7 +320,12 @@ func (d *Device) Key(peerID uint32, slot crypto.Slot) (KeyInfo, error) {
 	if key == nil {
 		return KeyInfo{}, ErrNoKey
 	}
-	return KeyInfo{ID: key.ID(), Cipher: key.Cipher()}, nil
+	return KeyInfo{ID: key.ID(), Cipher: key.Cipher(), Age: since(key.Born())}, nil
+}
+
+// since returns how long ago a second of boot time was. A worker's clock may be a moment behind or ahead.
+func since(boot int64) time.Duration {
+	return time.Duration(max(bootSeconds()-boot, 0)) * time.Second
 }
 
 // SwapKeys makes the secondary key the primary one and the other way round, whether or not there are any. The

@@ -33,6 +33,7 @@ func TestPeerLayout(t *testing.T) {
 		{"Counters.tx", lines(counters, "tx", base("Counters")), 1},
 		{"Counters.rx", lines(counters, "rx", base("Counters")), 2},
 		{"lastReceived", lines(peer, "lastReceived", 0), 2},
+		{"lastSeen", lines(peer, "lastSeen", 0), 2},
 		{"vpn", lines(peer, "vpn", 0), 3},
 		{"lifetime", lines(peer, "lifetime", 0), 3},
 	} {

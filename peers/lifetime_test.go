@@ -281,3 +281,20 @@ func TestCallbacksMayForget(t *testing.T) {
 		t.Errorf("%d of %d peers are gone", len(forgotten), len(all))
 	}
 }
+
+// TestLastSeen: a new setting restarts the timers, but a peer was last seen when it last sent something.
+func TestLastSeen(t *testing.T) {
+	p, l := peers.New(peers.Config{ID: 1}), peers.NewLifetimes()
+	l.Set(p, peers.Keepalive{Interval: 5, Timeout: 20}, 100)
+	if got := p.LastSeen(); got != 0 {
+		t.Errorf("a peer that was not heard yet was seen at %d", got)
+	}
+	p.MarkReceived(100) // in the second of the setting
+	if seen, received := p.LastSeen(), p.LastReceived(); seen != 100 || received != 100 {
+		t.Errorf("seen at %d, timer from %d, want 100", seen, received)
+	}
+	l.Set(p, peers.Keepalive{Interval: 5, Timeout: 20}, 110)
+	if seen, received := p.LastSeen(), p.LastReceived(); seen != 100 || received != 110 {
+		t.Errorf("seen at %d, timer from %d, want 100 and 110", seen, received)
+	}
+}

@@ -39,7 +39,8 @@ type Peer struct {
 	lastSent     atomic.Int64
 	Counters     Counters
 	lastReceived atomic.Int64
-	_            [cacheLine - trafficSize - 8]byte
+	lastSeen     atomic.Int64
+	_            [cacheLine - trafficSize - 16]byte
 
 	vpn        atomic.Pointer[vpnAddrs] // nil: none
 	keepalive  atomic.Uint64            // Interval<<32 | Timeout
@@ -114,10 +115,20 @@ func specified(addr netip.Addr) netip.Addr {
 }
 
 // MarkSent notes that a packet was handed to the transport. now is in seconds of boot time.
-func (p *Peer) MarkSent(now int64) { mark(&p.lastSent, now) }
+func (p *Peer) MarkSent(now int64) {
+	// Written only when the second has changed, since reading a shared cache line is cheap.
+	if p.lastSent.Load() != now {
+		p.lastSent.Store(now)
+	}
+}
 
 // MarkReceived notes that a genuine, new packet came in. now is in seconds of boot time.
-func (p *Peer) MarkReceived(now int64) { mark(&p.lastReceived, now) }
+func (p *Peer) MarkReceived(now int64) {
+	if p.lastSeen.Load() != now { // as in MarkSent; and after Lifetimes.Set in the same second lastReceived is now already
+		p.lastSeen.Store(now)
+		p.lastReceived.Store(now)
+	}
+}
 
 // LastSent returns the time of the last MarkSent or Lifetimes.Set, in seconds of boot time.
 func (p *Peer) LastSent() int64 { return p.lastSent.Load() }
@@ -125,12 +136,8 @@ func (p *Peer) LastSent() int64 { return p.lastSent.Load() }
 // LastReceived returns the time of the last MarkReceived or Lifetimes.Set, in seconds of boot time.
 func (p *Peer) LastReceived() int64 { return p.lastReceived.Load() }
 
-// mark writes only when the second has changed, since reading a shared cache line is cheap.
-func mark(at *atomic.Int64, now int64) {
-	if at.Load() != now {
-		at.Store(now)
-	}
-}
+// LastSeen returns the time of the last MarkReceived, in seconds of boot time; 0 if there was none.
+func (p *Peer) LastSeen() int64 { return p.lastSeen.Load() }
 
 // Keepalive returns what Lifetimes.Set was last given.
 func (p *Peer) Keepalive() Keepalive {

@@ -115,9 +115,11 @@ type shownPeer struct {
 	VPN4      string `json:"vpn_ipv4"`
 	Interval  int    `json:"keepalive_interval"`
 	Timeout   int    `json:"keepalive_timeout"`
+	LastSeen  *int64 `json:"last_seen"`
 	Keys      []struct {
 		Slot, Cipher string
 		ID           int
+		Age          *int64
 	} `json:"keys"`
 	Link struct {
 		RxPackets uint64 `json:"rx_packets"`
@@ -177,7 +179,7 @@ func TestStaticKeyTunnel(t *testing.T) {
 	if diff := cmp.Diff(want, shown[0]); diff != "" {
 		t.Errorf("peer show (-want +got):\n%s", diff)
 	}
-	if k := shown[0].Keys; len(k) != 1 || k[0].Slot != "primary" || k[0].Cipher != "aes-gcm" {
+	if k := shown[0].Keys; len(k) != 1 || k[0].Slot != "primary" || k[0].Cipher != "aes-gcm" || k[0].Age != nil {
 		t.Errorf("keys are %+v", k)
 	}
 
@@ -277,6 +279,7 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 	s := startShell(t, star.Server, program)
 	s.run("$P link add p2p0; $P link add mp0 --mode mp; $P peer add p2p0 1 --remote 127.0.0.1:9")
 	before := s.run("$P show --json")
+	const withoutRight = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin "
 	tests := []struct{ name, command, want string }{
 		{"a link that is there", "$P link add p2p0", "file exists"},
 		{"a mode that is not", "$P link add x --mode tap", "must be p2p or mp"},
@@ -299,6 +302,9 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 		{"a third direction", "$P key add p2p0 1 --direction 2 --file /dev/null", "must be 0 at one end"},
 		{"a cipher that is none", "$P key add p2p0 1 --direction 0 --cipher DES --file -", "AES-256-GCM"},
 		{"a key id that is none", "$P key generate | $P key add p2p0 1 --id 8 --direction 0 --file -", "out of range"},
+		{"a link without the right", withoutRight + "$P link add other0", "operation not permitted"},
+		{"a peer without the right", withoutRight + "$P peer add mp0 2 --remote 127.0.0.1:9 --vpn-ipv4 10.1.1.1", "operation not permitted"},
+		{"a look without the right", withoutRight + "$P show mp0", "operation not permitted"},
 		{"an address in use", "$P peer add mp0 2 --local 192.0.2.1:1 --remote 127.0.0.1:9 --vpn-ipv4 10.1.1.1", "cannot assign requested address"},
 	}
 	for _, test := range tests {

@@ -2,6 +2,8 @@ package test
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -179,6 +181,20 @@ func testDaemonIsShared(t *testing.T, tcp bool) {
 	d.mustRun(s.Server, "other0", "link", "show", "other0")
 	d.mustRun(s.Server, "", "peer", "add", "other0", "5", "--local", ":1199", "--remote", "127.0.0.1:9")
 	d.mustRun(s.Server, "1 peer", "show", "other0")
+	// The daemon tells what the netlink family has no words for.
+	for link, heard := range map[string]bool{name: true, "other0": false} {
+		out, err := d.run(s.Server, "peer", "show", link, "--json")
+		var shown []shownPeer
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &shown)); err != nil || len(shown) != 1 {
+			t.Fatalf("peer show %s: %v\n%s", link, err, out)
+		}
+		if seen := shown[0].LastSeen; (seen != nil) != heard || heard && *seen > 60 {
+			t.Errorf("%s: the peer was last seen %v seconds ago\n%s", link, seen, out)
+		}
+		if keys := shown[0].Keys; heard && (len(keys) == 0 || keys[0].Age == nil || *keys[0].Age > 120) {
+			t.Errorf("%s: the keys' age\n%s", link, out)
+		}
+	}
 	d.mustRun(s.Server, "", "link", "del", "other0")
 	if has, err := s.Server.HasLink("other0"); err != nil || has {
 		t.Errorf("the interface that was deleted is still there (%v)", err)

@@ -185,7 +185,11 @@ func newKeyShowCommand() *cobra.Command {
 			if _, err := c.Peer(link.Index, peer); err != nil {
 				return err
 			}
-			keys, err := viewKeys(c, link, peer)
+			status, err := c.PeerStatus(link.Index)
+			if err != nil && !errors.Is(err, client.ErrNoStatus) {
+				return err
+			}
+			keys, err := viewKeys(c, link, peer, status[peer])
 			if err != nil {
 				return err
 			}
@@ -202,8 +206,8 @@ func newKeyShowCommand() *cobra.Command {
 	return cmd
 }
 
-// viewKeys returns the keys in a peer's slots.
-func viewKeys(c *client.Conn, link client.Link, peer uint32) ([]keyView, error) {
+// viewKeys returns the keys in a peer's slots, with what the peer's status says of them.
+func viewKeys(c *client.Conn, link client.Link, peer uint32, status client.PeerStatus) ([]keyView, error) {
 	keys := []keyView{}
 	for _, slot := range []client.Slot{client.Primary, client.Secondary} {
 		key, err := c.Key(link.Index, peer, slot)
@@ -213,7 +217,11 @@ func viewKeys(c *client.Conn, link client.Link, peer uint32) ([]keyView, error) 
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, keyView{Slot: slot.String(), ID: key.ID, Cipher: key.Cipher.String()})
+		view := keyView{Slot: slot.String(), ID: key.ID, Cipher: key.Cipher.String()}
+		if age, ok := status.KeyAge(slot, key.ID); ok {
+			view.Age = seconds(age)
+		}
+		keys = append(keys, view)
 	}
 	return keys, nil
 }

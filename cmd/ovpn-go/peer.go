@@ -208,9 +208,9 @@ func newPeerShowCommand() *cobra.Command {
 
 func printPeers(out io.Writer, peers []peerView) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "PEER\tENDPOINT\tVPN ADDRESS\tKEYS\tKEEPALIVE\tRECEIVED\tSENT")
+	fmt.Fprintln(w, "PEER\tENDPOINT\tVPN ADDRESS\tKEYS (AGE)\tLAST SEEN\tKEEPALIVE\tRECEIVED\tSENT")
 	for _, p := range peers {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, p.endpoint(), p.addresses(), p.keys(), p.keepalive(),
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, p.endpoint(), p.addresses(), p.keys(), ageText(p.LastSeen), p.keepalive(),
 			p.Link.received(), p.Link.sent())
 	}
 	return w.Flush()

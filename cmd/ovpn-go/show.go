@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +23,8 @@ func newShowCommand() *cobra.Command {
 		Use:   "show [LINK]",
 		Short: "Print interfaces with their peers, keys and traffic",
 		Long: `show prints what there is to know at a glance: each interface of kind ovpn with its peers, where they are, which keys
-they have and how much has passed. Run it under "ovpn-go exec" to see that one's interfaces, and by itself to see the
+they have, when they were last heard and how much has passed. How old keys are and when a peer was last heard only the daemon
+tells. Run it under "ovpn-go exec" to see that one's interfaces, and by itself to see the
 daemon's, or the kernel module's where there is no daemon.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeLinks,
@@ -95,6 +95,7 @@ type peerView struct {
 	VPN4          string      `json:"vpn_ipv4,omitempty"`
 	VPN6          string      `json:"vpn_ipv6,omitempty"`
 	Keys          []keyView   `json:"keys"`
+	LastSeen      *int64      `json:"last_seen"`          // seconds ago; null: never, or not known
 	Interval      int         `json:"keepalive_interval"` // seconds
 	Timeout       int         `json:"keepalive_timeout"`  // seconds
 	SocketNetNSID *int32      `json:"socket_netnsid,omitempty"`
@@ -107,6 +108,7 @@ type keyView struct {
 	Slot   string `json:"slot"`
 	ID     uint8  `json:"id"`
 	Cipher string `json:"cipher"`
+	Age    *int64 `json:"age"` // seconds; null: not known
 }
 
 // trafficView is a pair of counters as --json prints it.
@@ -128,9 +130,13 @@ func viewAllPeers(c *client.Conn, link client.Link) ([]peerView, error) {
 
 func viewPeers(c *client.Conn, link client.Link, peers []client.Peer) ([]peerView, error) {
 	slices.SortFunc(peers, func(a, b client.Peer) int { return cmp.Compare(a.ID, b.ID) })
+	status, err := c.PeerStatus(link.Index)
+	if err != nil && !errors.Is(err, client.ErrNoStatus) {
+		return nil, err
+	}
 	views := make([]peerView, 0, len(peers))
 	for _, p := range peers {
-		keys, err := viewKeys(c, link, p.ID)
+		keys, err := viewKeys(c, link, p.ID, status[p.ID])
 		if err != nil {
 			return nil, err
 		}
@@ -142,6 +148,9 @@ func viewPeers(c *client.Conn, link client.Link, peers []client.Peer) ([]peerVie
 		}
 		if p.Remote.IsValid() {
 			view.Remote = p.Remote.String()
+		}
+		if s, ok := status[p.ID]; ok && s.Silence >= 0 {
+			view.LastSeen = seconds(s.Silence)
 		}
 		views = append(views, view)
 	}
@@ -167,9 +176,32 @@ func (p peerView) addresses() string { return orDash(strings.TrimSpace(p.VPN4 + 
 func (p peerView) keys() string {
 	var texts []string
 	for _, k := range p.Keys {
-		texts = append(texts, k.Slot+" "+strconv.Itoa(int(k.ID)))
+		texts = append(texts, fmt.Sprintf("%s %d (%s)", k.Slot, k.ID, ageText(k.Age)))
 	}
 	return orDash(strings.Join(texts, ", "))
+}
+
+func seconds(d time.Duration) *int64 {
+	n := int64(d / time.Second)
+	return &n
+}
+
+// ageText rounds a number of seconds, which may not be known, down to its largest unit.
+func ageText(age *int64) string {
+	if age == nil {
+		return "-"
+	}
+	const minute, hour, day = 60, 60 * 60, 24 * 60 * 60
+	switch n := *age; {
+	case n < minute:
+		return fmt.Sprintf("%d s", n)
+	case n < hour:
+		return fmt.Sprintf("%d min", n/minute)
+	case n < day:
+		return fmt.Sprintf("%d h", n/hour)
+	default:
+		return fmt.Sprintf("%d d", n/day)
+	}
 }
 
 func (p peerView) keepalive() string {

@@ -50,6 +50,7 @@ type Conn struct {
 	generic *genetlink.Conn
 	family  atomic.Uint32 // the family's id, 0 until it was looked up
 	route   *netlink.Conn
+	kernel  bool // no daemon is wanted
 }
 
 // Dial opens a connection in the network namespace of the calling thread, to the daemon that package wire finds, or else to
@@ -57,7 +58,13 @@ type Conn struct {
 func Dial() (*Conn, error) { return open(dialDaemon) }
 
 // DialKernel is Dial without a look for a daemon.
-func DialKernel() (*Conn, error) { return open(netlink.Dial) }
+func DialKernel() (*Conn, error) {
+	c, err := open(netlink.Dial)
+	if err == nil {
+		c.kernel = true
+	}
+	return c, err
+}
 
 func open(dial dialer) (*Conn, error) {
 	generic, err := dial.generic(&netlink.Config{Strict: true})

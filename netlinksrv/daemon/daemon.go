@@ -192,6 +192,8 @@ func (d *Daemon) serve(c *wire.Conn) error {
 			err = d.run(c, caller, request)
 		case wire.TypeNetlink:
 			err = d.netlink(c, caller, request)
+		case wire.TypeStatus:
+			err = d.status(c, caller, request)
 		default:
 			err = fmt.Errorf("request %q: %w", request.Type, unix.EOPNOTSUPP)
 		}
@@ -348,21 +350,11 @@ func (d *Daemon) endRun(c *wire.Conn) {
 
 // netlink serves a netlink socket and its options until the client closes the connection.
 func (d *Daemon) netlink(c *wire.Conn, caller *exec.Caller, r request) error {
-	if len(r.packet.Files) != 1 {
-		return fmt.Errorf("netlink with %d descriptors: %w", len(r.packet.Files), unix.EPROTO)
-	}
-	file := r.packet.Files[0]
-	if err := netns.Control(file, requireNetNS); err != nil {
-		return err
-	}
-	ns, err := netns.New(file)
+	ns, err := r.namespace(caller)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	if err := caller.MayUse(ns); err != nil {
-		return err
-	}
 	socket, client, err := d.direct.Open(caller, r.Protocol, ns)
 	if err != nil {
 		return fmt.Errorf("open netlink socket of protocol %d: %w", r.Protocol, err)
@@ -392,6 +384,26 @@ func (d *Daemon) netlink(c *wire.Conn, caller *exec.Caller, r request) error {
 			return nil
 		}
 	}
+}
+
+// namespace is the network namespace that came with a request, which the caller must be allowed to use. It is to be closed.
+func (r request) namespace(caller *exec.Caller) (*netns.NS, error) {
+	if len(r.packet.Files) != 1 {
+		return nil, fmt.Errorf("%s with %d descriptors: %w", r.Type, len(r.packet.Files), unix.EPROTO)
+	}
+	file := r.packet.Files[0]
+	if err := netns.Control(file, requireNetNS); err != nil {
+		return nil, err
+	}
+	ns, err := netns.New(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := caller.MayUse(ns); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
 }
 
 // requireNetNS checks that a descriptor is of a network namespace. What it is not yet known to be is asked nothing that might

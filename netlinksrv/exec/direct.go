@@ -72,6 +72,9 @@ func (c *Caller) Unchanged() error {
 	return err
 }
 
+// CanAdmin reports whether the process has CAP_NET_ADMIN over the user namespace that owns ns.
+func (c *Caller) CanAdmin(ns *netns.NS) bool { return c.credentials.admin(ns) }
+
 // MayUse returns an error unless the process may use netlink in ns: because it is there, or because it has CAP_NET_ADMIN over
 // it.
 func (c *Caller) MayUse(ns *netns.NS) error {

@@ -28,6 +28,11 @@
 // the socket's. It lives as long as the connection, on which "option" sets the option of level SOL_NETLINK "name" to
 // "value", a number.
 //
+// "status" asks about peers of the interface "ifindex" in the network namespace that is passed beside it, and may be repeated on the
+// connection without one. The answer has "peers", what the netlink family does not tell of them: the keys' age, and when they were
+// last heard, in seconds. It describes those whose id is at least "from", in the order of ids, StatusPeers at most; who
+// wants more asks again from the last one's id plus 1. It takes CAP_NET_ADMIN over the namespace.
+//
 // Who may do what is decided as in the kernel, message by message, by CAP_NET_ADMIN over the network namespace. The
-// namespace of a "netlink" request must be the client's own, or the client must have that capability over it.
+// namespace of a "netlink" or "status" request must be the client's own, or the client must have that capability over it.
 package wire

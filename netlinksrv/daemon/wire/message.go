@@ -20,6 +20,7 @@ const (
 	TypeRun     = "run"
 	TypeNetlink = "netlink"
 	TypeOption  = "option"
+	TypeStatus  = "status"
 	TypeStop    = "stop"
 )
 
@@ -35,6 +36,9 @@ type Request struct {
 	// Name and Value are a netlink socket's option.
 	Name  int    `json:"name,omitempty"`
 	Value uint32 `json:"value,omitempty"`
+	// Ifindex is a status request's interface, and From the lowest id of the peers that are wanted.
+	Ifindex uint32 `json:"ifindex,omitempty"`
+	From    uint32 `json:"from,omitempty"`
 }
 
 // Reply is what the daemon says.
@@ -44,10 +48,32 @@ type Reply struct {
 	Nonce uint64 `json:"nonce,omitempty"`
 	// Port is a netlink socket's port id.
 	Port uint32 `json:"port,omitempty"`
+	// Peers answer a status request.
+	Peers []PeerStatus `json:"peers,omitempty"`
 	// Error says why a request was refused, and Errno, if it is not 0, by which error of the system.
 	Error string `json:"error,omitempty"`
 	Errno int    `json:"errno,omitempty"`
 }
+
+// PeerStatus is a peer in a Reply.
+type PeerStatus struct {
+	ID uint32 `json:"id"`
+	// LastSeen is how many seconds ago the last genuine packet came; nil if none has come.
+	LastSeen *int64      `json:"last_seen,omitempty"`
+	Keys     []KeyStatus `json:"keys,omitempty"`
+}
+
+// KeyStatus is a key in a PeerStatus. Slot and Cipher have the names that the kernel gives their values.
+type KeyStatus struct {
+	Slot   string `json:"slot"`
+	ID     uint8  `json:"id"`
+	Cipher string `json:"cipher"`
+	// Age is how many seconds ago it was installed.
+	Age int64 `json:"age"`
+}
+
+// StatusPeers is how many peers an answer describes at most, so that it fits in a message.
+const StatusPeers = 256
 
 // Refusal is the reply to a request that failed.
 func Refusal(err error) Reply {
