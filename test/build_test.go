@@ -80,3 +80,13 @@ func requireOpenVPN(t testing.TB) bench.OpenVPN {
 	}
 	return found
 }
+
+// requireTools skips a test where a program of the machine's own is missing.
+func requireTools(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			benchtest.Missing(t, err.Error())
+		}
+	}
+}

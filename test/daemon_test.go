@@ -24,13 +24,14 @@ import (
 type daemonProcess struct {
 	*testing.T
 	binary, socket, log string
+	prefix              []string // a command that is given the daemon's to run; nil if there is none
 	cmd                 *exec.Cmd
 	notify              *net.UnixConn // what it tells the service manager
 }
 
 // startDaemon starts a daemon and waits until it says that it is ready. It must be started before a scenario whose tunnels use it, so
 // that it ends after them.
-func startDaemon(t *testing.T, build func() (string, error)) *daemonProcess {
+func startDaemon(t *testing.T, build func() (string, error), prefix ...string) *daemonProcess {
 	t.Helper()
 	benchtest.Root(t)
 	binary, err := build()
@@ -38,7 +39,7 @@ func startDaemon(t *testing.T, build func() (string, error)) *daemonProcess {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	d := &daemonProcess{T: t, binary: binary, socket: filepath.Join(dir, "socket"), log: filepath.Join(dir, "log")}
+	d := &daemonProcess{T: t, binary: binary, socket: filepath.Join(dir, "socket"), log: filepath.Join(dir, "log"), prefix: prefix}
 	d.start()
 	t.Cleanup(func() {
 		if d.cmd.ProcessState == nil {
@@ -71,7 +72,8 @@ func (d *daemonProcess) start() {
 		d.Fatal(err)
 	}
 	defer log.Close()
-	d.cmd = exec.Command(d.binary, "serve", "--socket", d.socket)
+	command := append(slices.Clone(d.prefix), d.binary, "serve", "--socket", d.socket)
+	d.cmd = exec.Command(command[0], command[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.Env = append(d.cmd.Environ(), "NOTIFY_SOCKET="+d.notify.LocalAddr().String(), "GORACE=atexit_sleep_ms=0")
 	if err := d.cmd.Start(); err != nil {
@@ -287,6 +289,7 @@ func testDaemonDies(t *testing.T, tcp bool) {
 // TestDaemonRefuses: the daemon's rights are not its clients'.
 func TestDaemonRefuses(t *testing.T) {
 	t.Parallel()
+	requireTools(t, "setpriv")
 	d := startDaemon(t, raceBinary)
 	star := benchtest.Star(t, 1)
 	d.mustRun(star.Server, "", "link", "add", "mp0", "--mode", "mp")
@@ -341,6 +344,7 @@ func TestDaemonSocket(t *testing.T) {
 // TestDaemonIsActivated: the daemon takes the socket that a service manager has opened, and leaves it there.
 func TestDaemonIsActivated(t *testing.T) {
 	t.Parallel()
+	requireTools(t, "systemd-socket-activate")
 	binary, err := plainBinary()
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,8 @@ command -v cpio >/dev/null && command -v qemu-system-x86_64 >/dev/null ||
 	need "an emulator for the kernel's own module: apt-get install --no-install-recommends cpio qemu-system-x86"
 
 command -v crun >/dev/null || need "an OCI runtime, for containers: apt-get install --no-install-recommends crun"
+command -v systemd-analyze >/dev/null && command -v systemd-socket-activate >/dev/null && command -v setpriv >/dev/null ||
+	need "systemd's tools, for its units: apt-get install --no-install-recommends systemd util-linux"
 
 if command -v mmdebstrap >/dev/null && [ "$(id -u)" = 0 ]; then
 	[ -f "${OVPN_GO_TESTROOT:-/var/cache/ovpn-go/testroot}/.testroot" ] ||
