@@ -332,6 +332,11 @@ func TestDaemonSocket(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "another daemon") {
 		t.Errorf("a second daemon on the same socket ends with %v\n%s", err, out)
 	}
+	// doctor finds it, and would say so if it were not usable.
+	out, _ = exec.Command(d.binary, "doctor", "--json", "--socket", d.socket).Output()
+	if !strings.Contains(string(out), "one answers at "+d.socket) {
+		t.Errorf("doctor does not find the daemon:\n%s", out)
+	}
 	missing := filepath.Join(d.TempDir(), "missing")
 	for _, command := range []string{"show", "exec -- true"} {
 		out, err = exec.Command(d.binary, append([]string{"--socket", missing}, strings.Fields(command)...)...).CombinedOutput()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/bench/benchtest"
+	"ovpn-go/netlinksrv/daemon/wire"
 )
 
 // patientVariable makes the test binary take something away from itself and then become doctor. Its value is a
@@ -37,6 +38,8 @@ type handicap struct {
 	Personality uint64
 	// User is the user to become, if not 0.
 	User int
+	// Daemon is where a daemon is said to be, if not "".
+	Daemon string
 }
 
 // A denial makes a system call fail. Of the arguments the low 32 bits are compared, where a mask is not 0.
@@ -149,6 +152,9 @@ func (h handicap) become() error {
 		}
 	}
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if h.Daemon != "" {
+		env = append(env, wire.Variable+"="+h.Daemon)
+	}
 	return unix.Exec(h.Program, []string{h.Program, "doctor", "--json"}, env)
 }
 
@@ -281,6 +287,8 @@ func TestDoctor(t *testing.T) {
 		{name: "no socket diagnostics", handicap: handicap{Deny: []denial{
 			deny(unix.SYS_SOCKET, unix.EPROTONOSUPPORT).where(0, unix.AF_NETLINK).where(2, unix.NETLINK_SOCK_DIAG)}},
 			check: "socket watch", severity: degraded, detail: "protocol not supported"},
+		{name: "no daemon where one is to be", handicap: handicap{Daemon: "/nonexistent/socket"},
+			check: "daemon", severity: failed, detail: "/nonexistent/socket"},
 		{name: "no netlink", handicap: handicap{Deny: []denial{
 			deny(unix.SYS_SOCKET, unix.EPERM).where(0, unix.AF_NETLINK).where(2, unix.NETLINK_GENERIC)}},
 			check: "kernel module", severity: degraded, detail: "operation not permitted"},
