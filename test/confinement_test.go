@@ -2,6 +2,7 @@ package test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,6 +90,57 @@ func TestSupervisorKeepsItsMemoryToItself(t *testing.T) {
 				t.Errorf("its command (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestDaemonIsConfined: a daemon that says that it is ready has given up what it does not need any more, in every thread, and
+// keeps the numbers of clients' descriptors free.
+func TestDaemonIsConfined(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, plainBinary)
+	pid := d.cmd.Process.Pid
+	var kept uint64
+	for _, capability := range []int{
+		unix.CAP_CHOWN, unix.CAP_DAC_READ_SEARCH, unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW,
+		unix.CAP_SYS_PTRACE, unix.CAP_SYS_ADMIN,
+	} {
+		kept |= 1 << capability
+	}
+	own, err := strconv.ParseUint(status(t, os.Getpid(), "CapPrm"), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	capabilities := fmt.Sprintf("%016x", kept&own)
+	want := map[string]string{"Seccomp": "2", "NoNewPrivs": "1", "CapEff": capabilities, "CapPrm": capabilities, "CapInh": "0000000000000000"}
+	tasks, err := os.ReadDir(procFile(pid, "task"))
+	if err != nil || len(tasks) < 2 {
+		t.Fatalf("%d threads: %v", len(tasks), err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for line := range want {
+			got[line] = status(t, tid, line)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("thread %d (-want +got):\n%s", tid, diff)
+		}
+	}
+	if core := limit(t, pid, "Max core file size"); core != "0 0" {
+		t.Errorf("limit on core files %s, want 0", core)
+	}
+	fds, err := os.ReadDir(procFile(pid, "fd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		target, err := os.Readlink(filepath.Join(procFile(pid, "fd"), fd.Name()))
+		if number, _ := strconv.Atoi(fd.Name()); err == nil && number < 1000 && strings.HasPrefix(target, "anon_inode:[event") {
+			t.Errorf("descriptor %d is %s of the Go runtime", number, target)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"ovpn-go/netlinksrv"
 	"ovpn-go/netlinksrv/daemon"
 	"ovpn-go/netlinksrv/daemon/wire"
+	"ovpn-go/netlinksrv/exec"
 )
 
 func newServeCommand() *cobra.Command {
@@ -34,6 +35,9 @@ daemon says when it is ready, and takes its socket from a socket unit.`,
   ovpn-go serve --socket /run/vpn/ovpn-go.socket --group vpn`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if err := exec.LeaveRoom(); err != nil {
+				return err
+			}
 			cfg, err := device.config()
 			if err != nil {
 				return err
@@ -84,6 +88,7 @@ func serve(cmd *cobra.Command, cfg netlinksrv.Config, path, group string) (err e
 	defer d.Close()
 	defer func() { err = errors.Join(err, server.Close()) }()
 
+	confineDaemon(cfg.Logger)
 	cfg.Logger.Info("serving", "socket", listener.Addr().String())
 	if err := daemon.Notify("READY=1"); err != nil {
 		return err

@@ -127,7 +127,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 }
 
 // requireRoot skips a test that needs privilege where there is none.
-func requireRoot(t testing.TB) {
+func requireRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		return
