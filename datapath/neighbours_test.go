@@ -70,6 +70,9 @@ func TestCVE20177479PacketIDRollover(t *testing.T) {
 				t.Errorf("a second event: %+v", ev)
 			default:
 			}
+			if key, err := a.Key(1, crypto.Primary); !errors.Is(err, ErrNoKey) {
+				t.Errorf("the slot still has %+v (%v), want it empty", key, err)
+			}
 			ka, kb := keyPair(crypto.AESGCM, 1)
 			if err := errors.Join(b.InstallKey(2, crypto.Primary, kb), a.InstallKey(1, crypto.Primary, ka)); err != nil {
 				t.Fatal(err)
