@@ -75,6 +75,7 @@ var checks = []struct {
 	{"control packets", Doctor.controlPackets},
 	{"socket buffers", Doctor.socketBuffers},
 	{"socket watch", Doctor.socketWatch},
+	{"daemon", Doctor.daemon},
 	{"kernel module", Doctor.kernelModule},
 }
 

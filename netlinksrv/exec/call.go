@@ -74,10 +74,12 @@ func parseNetlinkAddress(b []byte) (netlinkAddress, error) {
 	}, nil
 }
 
+// largestAddress is struct sockaddr_storage.
+const largestAddress = 128
+
 // socketAddress copies an address argument, as move_addr_to_kernel does.
 func (c *call) socketAddress(address uint64, length int32) ([]byte, error) {
-	const largest = 128 // struct sockaddr_storage
-	if length < 0 || length > largest {
+	if length < 0 || length > largestAddress {
 		return nil, unix.EINVAL
 	}
 	return c.task.read(address, int(length))
@@ -129,6 +131,18 @@ func (c *call) optionValue() ([]byte, error) {
 		return nil, unix.EINVAL
 	}
 	return c.task.read(c.args[3], int(size))
+}
+
+// intOptionValue is optionValue where the kernel reads an int, however long the value is said to be; it is empty if the
+// length has no room for one.
+func (c *call) intOptionValue() ([]byte, error) {
+	switch size := int32(c.args[4]); {
+	case size < 0:
+		return nil, unix.EINVAL
+	case size < 4:
+		return nil, nil
+	}
+	return c.task.read(c.args[3], 4)
 }
 
 // answerOption writes an option's value to where getsockopt's arguments say. The length that is

@@ -6,14 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// datagram is what one message of a send call says, still in the client's memory.
+// datagram is what one message of a send call says. Its bytes are still in the client's memory.
 type datagram struct {
-	parts   []span
-	length  int
-	name    uint64 // address of the destination
-	nameLen int32
-	named   bool
-	flags   uint64
+	parts  []span
+	length int
+	name   []byte // the destination's address; empty if none is given
+	flags  uint64
 	// sentLength is where sendmmsg wants the length of what was sent, otherwise 0.
 	sentLength uint64
 }
@@ -42,8 +40,10 @@ func (c *call) datagrams() ([]datagram, error) {
 		return one(c.flat(c.args[1], c.args[2]))
 	case unix.SYS_SENDTO:
 		d, err := c.flat(c.args[1], c.args[2])
+		if err == nil && c.args[4] != 0 {
+			d.name, err = c.socketAddress(c.args[4], int32(c.args[5]))
+		}
 		d.flags = c.args[3]
-		d.name, d.nameLen, d.named = c.args[4], int32(c.args[5]), c.args[4] != 0
 		return one(d, err)
 	case unix.SYS_WRITEV:
 		return one(c.vector(c.args[1], c.args[2]))
@@ -91,14 +91,19 @@ func (c *call) flat(address, length uint64) (datagram, error) {
 	return datagram{parts: []span{{address, n}}, length: n}, nil
 }
 
-// message reads a struct msghdr. Control data is ignored: netlink takes only credentials, which
-// it does not use for requests to the kernel.
+// message reads a struct msghdr, in copy_msghdr_from_user's order. Control data is ignored: netlink takes only
+// credentials, which it does not use for requests to the kernel.
 func (c *call) message(header []byte) (datagram, error) {
-	name := binary.NativeEndian.Uint64(header[0:])
-	nameLen := int32(binary.NativeEndian.Uint32(header[8:]))
+	var name []byte
+	if at := binary.NativeEndian.Uint64(header[0:]); at != 0 {
+		var err error
+		// What is longer than any address is cut.
+		if name, err = c.socketAddress(at, min(int32(binary.NativeEndian.Uint32(header[8:])), largestAddress)); err != nil {
+			return datagram{}, err
+		}
+	}
 	d, err := c.vector(binary.NativeEndian.Uint64(header[16:]), binary.NativeEndian.Uint64(header[24:]))
-	// A name of no length is no name, as in the kernel's copy_msghdr_from_user.
-	d.name, d.nameLen, d.named = name, nameLen, name != 0 && nameLen != 0
+	d.name = name
 	return d, err
 }
 
@@ -126,6 +131,9 @@ func (c *call) vector(address, count uint64) (datagram, error) {
 	}
 	return d, nil
 }
+
+// named says whether the datagram names its destination: a name of no length is no name (netlink_sendmsg).
+func (d datagram) named() bool { return len(d.name) > 0 }
 
 // bytes copies the datagram out of the client's memory.
 func (d datagram) bytes(t *task) ([]byte, error) {

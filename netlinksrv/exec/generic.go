@@ -147,7 +147,7 @@ func (g *genericSocket) setOption(c *call, fd int) {
 	switch c.optionLevel() {
 	case unix.SOL_SOCKET:
 	case unix.SOL_NETLINK:
-		value, err := c.optionValue()
+		value, err := c.intOptionValue()
 		if err == nil {
 			c.task.limit = &g.opener
 			err = g.server.SetOption(c.task, c.optionLevel(), c.optionName(), value)
@@ -161,13 +161,13 @@ func (g *genericSocket) setOption(c *call, fd int) {
 	switch c.optionName() {
 	case unix.SO_RCVBUF, unix.SO_RCVBUFFORCE:
 		// The client's end remembers it; what counts for a pair is the sender's buffer.
-		if value, err := c.optionValue(); err == nil && len(value) >= 4 {
+		if value, err := c.intOptionValue(); err == nil && len(value) >= 4 {
 			g.pair.grow(int(int32(binary.NativeEndian.Uint32(value))))
 		}
 		c.continues()
 	case unix.SO_PASSCRED, unix.SO_PASSSEC, unix.SO_PASSPIDFD:
 		// The kernel's messages have no sender; ours would name the supervisor.
-		value, err := c.optionValue()
+		value, err := c.intOptionValue()
 		if err == nil && len(value) < 4 {
 			err = unix.EINVAL
 		}
@@ -249,9 +249,13 @@ func sendAll(c *call, fd int, peer netlinkAddress, process func(b []byte, first 
 		c.fails(errnoFor(err))
 		return
 	}
+	if c.nr == unix.SYS_WRITEV && list[0].length == 0 {
+		c.returns(0) // no socket ever hears of it (vfs_writev)
+		return
+	}
 	var sent int
 	for i, d := range list {
-		c.addressed = d.named
+		c.addressed = d.named()
 		b, err := c.readDatagram(fd, d, peer)
 		if err == nil {
 			err = process(b, i == 0)
@@ -276,7 +280,7 @@ func sendAll(c *call, fd int, peer netlinkAddress, process func(b []byte, first 
 	c.returns(int64(sent))
 }
 
-// readDatagram checks a datagram and copies it. fd is a duplicate of the socket.
+// readDatagram checks a datagram and copies it, in netlink_sendmsg's order. fd is a duplicate of the socket.
 func (c *call) readDatagram(fd int, d datagram, peer netlinkAddress) ([]byte, error) {
 	if d.flags&unix.MSG_OOB != 0 {
 		return nil, unix.EOPNOTSUPP
@@ -284,21 +288,19 @@ func (c *call) readDatagram(fd int, d datagram, peer netlinkAddress) ([]byte, er
 	if d.length == 0 {
 		return nil, unix.ENODATA
 	}
-	if d.named {
-		raw, err := c.socketAddress(d.name, d.nameLen)
-		if err != nil {
+	if d.named() {
+		var err error
+		if peer, err = parseNetlinkAddress(d.name); err != nil {
 			return nil, err
 		}
-		if peer, err = parseNetlinkAddress(raw); err != nil {
-			return nil, err
-		}
-	}
-	if peer.port != 0 {
-		return nil, unix.ECONNREFUSED // only the kernel listens here
 	}
 	const overhead = 32 // what netlink_sendmsg takes off the send buffer
 	if buffer, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF); err == nil && d.length > buffer-overhead {
 		return nil, unix.EMSGSIZE
 	}
-	return d.bytes(c.task)
+	b, err := d.bytes(c.task)
+	if err == nil && peer.port != 0 {
+		err = unix.ECONNREFUSED // only the kernel listens here
+	}
+	return b, err
 }

@@ -127,7 +127,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 }
 
 // requireRoot skips a test that needs privilege where there is none.
-func requireRoot(t *testing.T) {
+func requireRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		return
