@@ -68,8 +68,8 @@ func newComparison(o Options) *comparison {
 		for _, b := range o.Binaries {
 			c.contenders = append(c.contenders, contender{b.Name, "the binary " + b.Path + " with keys that were not negotiated",
 				func(*comparison) (string, error) { return programVersion(b.Path), nil },
-				func(ctx context.Context, c *comparison, s setting) (*tunnel, error) {
-					return c.startControllers(ctx, s, b.Path)
+				func(ctx context.Context, c *comparison, t *tunnel, s setting) error {
+					return c.startControllers(ctx, t, s, b.Path)
 				}})
 		}
 	}
@@ -199,7 +199,7 @@ func (c *comparison) runBlock(ctx context.Context, b block) (err error) {
 			if _, ok := tunnels[at]; ok {
 				continue
 			}
-			t, err := c.present[name].start(ctx, c, e.setting)
+			t, err := c.start(ctx, name, e.setting)
 			if ctx.Err() != nil {
 				return errors.Join(context.Cause(ctx), closeIf(t))
 			}

@@ -21,8 +21,9 @@ import (
 type contender struct {
 	name, what string
 	// find returns what version there is to run, or why there is none and what to install.
-	find  func(*comparison) (version string, err error)
-	start func(context.Context, *comparison, setting) (*tunnel, error)
+	find func(*comparison) (version string, err error)
+	// start makes a tunnel of what is only two namespaces with a link between them so far. The caller closes it.
+	start func(context.Context, *comparison, *tunnel, setting) error
 }
 
 // contenders are in the order in which they take turns.

@@ -44,7 +44,7 @@ func (c *comparison) crossCheck(ctx context.Context) ([]report.CrossCheck, error
 
 func (c *comparison) crossCheckThrough(ctx context.Context, root, name string) (check report.CrossCheck, err error) {
 	check.Contender = name
-	t, err := c.present[name].start(ctx, c, setting{pathMTU: standardMTU, cipher: standardCipher})
+	t, err := c.start(ctx, name, setting{pathMTU: standardMTU, cipher: standardCipher})
 	if err != nil {
 		return check, err
 	}

@@ -2,7 +2,6 @@ package compare
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -11,33 +10,24 @@ import (
 
 // startStock runs an OpenVPN server and a client, with the options that a user's configuration would have, under
 // our program.
-func startStock(ctx context.Context, c *comparison, s setting) (*tunnel, error) {
-	return c.startOpenVPN(ctx, s, func(side string) []string { return c.execPrefix(c.options.Program, side) }, true)
+func startStock(ctx context.Context, c *comparison, t *tunnel, s setting) error {
+	return c.startOpenVPN(ctx, t, s, func(side string) []string { return c.execPrefix(c.options.Program, side) }, true)
 }
 
-func startOpenVPN(ctx context.Context, c *comparison, s setting) (*tunnel, error) {
-	return c.startOpenVPN(ctx, s, nil, false)
+func startOpenVPN(ctx context.Context, c *comparison, t *tunnel, s setting) error {
+	return c.startOpenVPN(ctx, t, s, nil, false)
 }
 
-func startKernelOvpn(ctx context.Context, c *comparison, s setting) (*tunnel, error) {
-	return c.startOpenVPN(ctx, s, nil, true)
+func startKernelOvpn(ctx context.Context, c *comparison, t *tunnel, s setting) error {
+	return c.startOpenVPN(ctx, t, s, nil, true)
 }
 
 // startOpenVPN runs both ends with a prefix that depends on the side, and expects that they offload their data
 // channel or don't.
-func (c *comparison) startOpenVPN(ctx context.Context, s setting, prefix func(side string) []string, offload bool) (t *tunnel, err error) {
-	t, err = newTunnel(s)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			t, err = nil, errors.Join(err, t.close())
-		}
-	}()
+func (c *comparison) startOpenVPN(ctx context.Context, t *tunnel, s setting, prefix func(side string) []string, offload bool) error {
 	lab, err := bench.NewLab(c.openvpn)
 	if err != nil {
-		return t, err
+		return err
 	}
 	t.onClose(lab.Close)
 	t.launcher = lab.Launcher
@@ -58,36 +48,36 @@ func (c *comparison) startOpenVPN(ctx context.Context, s setting, prefix func(si
 	_, outer := outerAddrs()
 	server, err := lab.StartServer(at(t.server, "server"), bench.ServerOptions{Options: options("server")})
 	if err != nil {
-		return t, err
+		return err
 	}
 	t.onClose(server.Stop)
 	if err := server.WaitUp(ctx, tunnelUp); err != nil {
-		return t, err
+		return err
 	}
 	client, err := lab.StartClient(at(t.client, "client"), bench.ClientOptions{
 		Options: options("client"), Remote: netip.AddrPortFrom(outer, bench.DefaultPort)})
 	if err != nil {
-		return t, err
+		return err
 	}
 	t.onClose(client.Stop)
 	if err := client.WaitUp(ctx, tunnelUp); err != nil {
-		return t, err
+		return err
 	}
 	for _, end := range []*bench.Tunnel{server, client} {
 		_, dco, err := end.Device()
 		if err != nil {
-			return t, err
+			return err
 		}
 		if dco != offload {
-			return t, fmt.Errorf("%s: data channel offloaded: %v; the log's last lines:\n%s", end.Name, dco, end.Log.Tail(40))
+			return fmt.Errorf("%s: data channel offloaded: %v; the log's last lines:\n%s", end.Name, dco, end.Log.Tail(40))
 		}
 		t.processes = append(t.processes, end.Process)
 	}
 	if t.serverAddr, _, err = server.VPNAddrs(); err != nil {
-		return t, err
+		return err
 	}
 	if t.clientAddr, _, err = client.VPNAddrs(); err != nil {
-		return t, err
+		return err
 	}
-	return t, bench.AwaitAnswer(ctx, t.client, t.serverAddr, tunnelUp)
+	return bench.AwaitAnswer(ctx, t.client, t.serverAddr, tunnelUp)
 }

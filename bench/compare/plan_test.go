@@ -1,7 +1,6 @@
 package compare
 
 import (
-	"context"
 	"regexp"
 	"slices"
 	"testing"
@@ -105,7 +104,7 @@ func TestConfine(t *testing.T) {
 // Every kind of traffic crosses a plain link, and its sample holds what its case is about.
 func TestTraffic(t *testing.T) {
 	benchtest.Root(t)
-	tunnel, err := startVeth(context.Background(), nil, setting{pathMTU: standardMTU})
+	tunnel, err := newTunnel(setting{pathMTU: standardMTU})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +131,7 @@ func TestTraffic(t *testing.T) {
 // A spread flood reaches exactly the addresses of its peers, in bursts and at random.
 func TestToPeers(t *testing.T) {
 	benchtest.Root(t)
-	tunnel, err := startVeth(context.Background(), nil, setting{pathMTU: standardMTU})
+	tunnel, err := newTunnel(setting{pathMTU: standardMTU})
 	if err != nil {
 		t.Fatal(err)
 	}

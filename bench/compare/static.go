@@ -3,7 +3,6 @@ package compare
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -19,29 +18,20 @@ const (
 // spreadNetworks are where the addresses of many peers lie: the client's side, then the server's.
 var spreadNetworks = [2]netip.Prefix{netip.MustParsePrefix("10.64.0.0/16"), netip.MustParsePrefix("10.128.0.0/16")}
 
-func startStatic(ctx context.Context, c *comparison, s setting) (*tunnel, error) {
-	return c.startControllers(ctx, s, c.options.Program)
+func startStatic(ctx context.Context, c *comparison, t *tunnel, s setting) error {
+	return c.startControllers(ctx, t, s, c.options.Program)
 }
 
-func startKernelStatic(ctx context.Context, c *comparison, s setting) (*tunnel, error) {
-	return c.startControllers(ctx, s, "")
+func startKernelStatic(ctx context.Context, c *comparison, t *tunnel, s setting) error {
+	return c.startControllers(ctx, t, s, "")
 }
 
 // startControllers joins two devices by keys that nobody negotiated. The devices are of the given binary of
 // ours, or the kernel's without one.
-func (c *comparison) startControllers(ctx context.Context, s setting, binary string) (t *tunnel, err error) {
-	t, err = newTunnel(s)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			t, err = nil, errors.Join(err, t.close())
-		}
-	}()
+func (c *comparison) startControllers(ctx context.Context, t *tunnel, s setting, binary string) error {
 	launcher, err := bench.NewLauncher("")
 	if err != nil {
-		return t, err
+		return err
 	}
 	t.onClose(launcher.Close)
 	t.launcher = launcher
@@ -52,17 +42,17 @@ func (c *comparison) startControllers(ctx context.Context, s setting, binary str
 	}
 	specs, err := pair.Specs()
 	if err != nil {
-		return t, err
+		return err
 	}
 	for i, node := range []*bench.Node{t.client, t.server} {
 		name := [2]string{"client", "server"}[i]
 		spec, err := json.Marshal(specs[i])
 		if err != nil {
-			return t, err
+			return err
 		}
 		path, err := launcher.WriteFile(name+".json", spec, 0o600)
 		if err != nil {
-			return t, err
+			return err
 		}
 		command := bench.Command{Node: node, Args: []string{c.options.Program, "bench-controller", path}}
 		if binary != "" {
@@ -70,7 +60,7 @@ func (c *comparison) startControllers(ctx context.Context, s setting, binary str
 		}
 		process, err := launcher.Start(command)
 		if err != nil {
-			return t, err
+			return err
 		}
 		t.onClose(process.Stop)
 		t.processes = append(t.processes, process)
@@ -79,13 +69,13 @@ func (c *comparison) startControllers(ctx context.Context, s setting, binary str
 	defer cancel()
 	for _, process := range t.processes {
 		if _, _, err := process.Log.WaitFor(ctx, 0, controller.Ready); err != nil {
-			return t, fmt.Errorf("start a device with static keys: %w", err)
+			return fmt.Errorf("start a device with static keys: %w", err)
 		}
 	}
 	if s.spread() {
-		return t, t.settleSpread(s)
+		return t.settleSpread(s)
 	}
-	return t, t.settle(ctx, staticInterface, s.tunnelMTU())
+	return t.settle(ctx, staticInterface, s.tunnelMTU())
 }
 
 // spread tells whether the tunnel's two sides have a network of addresses each, one for every peer.

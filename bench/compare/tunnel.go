@@ -79,6 +79,18 @@ func newTunnel(s setting) (*tunnel, error) {
 	return t, nil
 }
 
+// start starts a contender's tunnel.
+func (c *comparison) start(ctx context.Context, name string, s setting) (*tunnel, error) {
+	t, err := newTunnel(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.present[name].start(ctx, c, t, s); err != nil {
+		return nil, errors.Join(err, t.close())
+	}
+	return t, nil
+}
+
 // outerAddrs are the addresses on the link.
 func outerAddrs() (client, server netip.Addr) {
 	var star bench.Star
@@ -86,7 +98,7 @@ func outerAddrs() (client, server netip.Addr) {
 }
 
 // startVeth is no tunnel at all.
-func startVeth(_ context.Context, _ *comparison, s setting) (*tunnel, error) { return newTunnel(s) }
+func startVeth(context.Context, *comparison, *tunnel, setting) error { return nil }
 
 func (t *tunnel) pids() []int {
 	var pids []int

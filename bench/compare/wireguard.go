@@ -48,25 +48,16 @@ func (t *tunnel) wireGuardEnds() (ends [2]wireGuardEnd, err error) {
 	return ends, nil
 }
 
-func startWireGuardGo(ctx context.Context, c *comparison, s setting) (t *tunnel, err error) {
-	t, err = newTunnel(s)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			t, err = nil, errors.Join(err, t.close())
-		}
-	}()
+func startWireGuardGo(ctx context.Context, c *comparison, t *tunnel, s setting) error {
 	launcher, err := bench.NewLauncher("")
 	if err != nil {
-		return t, err
+		return err
 	}
 	t.onClose(launcher.Close)
 	t.launcher = launcher
 	ends, err := t.wireGuardEnds()
 	if err != nil {
-		return t, err
+		return err
 	}
 	const iface = "wg0"
 	for i, node := range []*bench.Node{t.client, t.server} {
@@ -74,7 +65,7 @@ func startWireGuardGo(ctx context.Context, c *comparison, s setting) (t *tunnel,
 		name := fmt.Sprintf("wg%x%c", os.Getpid(), 'a'+i)
 		process, err := launcher.Start(bench.Command{Node: node, Args: []string{c.wireGuardGo, "-f", name}, Env: []string{"LOG_LEVEL=error"}})
 		if err != nil {
-			return t, err
+			return err
 		}
 		socket := wireGuardSockets + "/" + name + ".sock"
 		t.onClose(func() error {
@@ -87,13 +78,13 @@ func startWireGuardGo(ctx context.Context, c *comparison, s setting) (t *tunnel,
 		})
 		t.processes = append(t.processes, process)
 		if err := ends[i].tellProcess(ctx, socket); err != nil {
-			return t, fmt.Errorf("configure wireguard-go: %w; it said:\n%s", err, process.Log.Tail(10))
+			return fmt.Errorf("configure wireguard-go: %w; it said:\n%s", err, process.Log.Tail(10))
 		}
 		if err := node.RenameLink(name, iface); err != nil {
-			return t, err
+			return err
 		}
 	}
-	return t, t.settle(ctx, iface, s.tunnelMTU())
+	return t.settle(ctx, iface, s.tunnelMTU())
 }
 
 // tellProcess speaks wireguard-go's configuration protocol, lines of key=value.
@@ -131,30 +122,21 @@ func (e wireGuardEnd) tellProcess(ctx context.Context, socket string) error {
 	return nil
 }
 
-func startKernelWireGuard(ctx context.Context, _ *comparison, s setting) (t *tunnel, err error) {
-	t, err = newTunnel(s)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			t, err = nil, errors.Join(err, t.close())
-		}
-	}()
+func startKernelWireGuard(ctx context.Context, _ *comparison, t *tunnel, s setting) error {
 	ends, err := t.wireGuardEnds()
 	if err != nil {
-		return t, err
+		return err
 	}
 	const iface = "wg0"
 	for i, node := range []*bench.Node{t.client, t.server} {
 		if err := node.AddLink(iface, "wireguard"); err != nil {
-			return t, err
+			return err
 		}
 		if err := node.Do(func() error { return ends[i].tellKernel(iface) }); err != nil {
-			return t, fmt.Errorf("configure %s: %w", iface, err)
+			return fmt.Errorf("configure %s: %w", iface, err)
 		}
 	}
-	return t, t.settle(ctx, iface, s.tunnelMTU())
+	return t.settle(ctx, iface, s.tunnelMTU())
 }
 
 // The family wireguard (include/uapi/linux/wireguard.h).
