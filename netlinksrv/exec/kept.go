@@ -13,7 +13,7 @@ import (
 )
 
 // Where no descriptor can be taken from the client, every one that may be asked for is made here, and a duplicate kept:
-// its netlink sockets, its TCP and UDP sockets and the connections that these accept, its epoll sets. Which of them a number
+// of its netlink sockets, its TCP and UDP sockets and the connections that these accept, its epoll sets. Which of them a number
 // of the client's stands for is what /proc/PID/fd shows: a socket's inode or, as epoll sets have no name, what the set watches,
 // for each that we make watches something of ours.
 //
@@ -23,8 +23,8 @@ import (
 // kept are the descriptors of which we keep a duplicate. Its methods may be called concurrently.
 type kept struct {
 	window window // of numbers: close is notified there
-	guard  func() int
-	marker int // eventfd that each epoll set watches
+	guard  int    // pid: the client's processes are below it
+	marker int    // eventfd that each epoll set watches
 
 	mu      sync.Mutex
 	sockets map[uint64]*duplicate // guarded by mu: by inode
@@ -60,7 +60,7 @@ func keptBeside(w window) window {
 }
 
 // newKept begins to look after the descriptors of the processes below guard.
-func newKept(w window, guard func() int) (*kept, error) {
+func newKept(w window, guard int) (*kept, error) {
 	marker, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
@@ -208,7 +208,7 @@ func (k *kept) closing(tid, pid, number int) {
 	if !known {
 		return
 	}
-	pids, err := descendants(k.guard())
+	pids, err := descendants(k.guard)
 	if err != nil {
 		return
 	}
@@ -258,8 +258,8 @@ func (k *kept) lookAround() {
 	}
 }
 
-// look goes through the client's processes once. Who sees a descriptor for the first time has a second look before letting go: it
-// may be on its way into a process, or from one to another.
+// look goes through the client's processes once. What nobody has is let go of at the second look in a row: at the first it may be
+// on its way into a process, or from one to another.
 func (k *kept) look() {
 	k.mu.Lock()
 	empty := len(k.sockets)+len(k.sets) == 0
@@ -267,7 +267,7 @@ func (k *kept) look() {
 	if empty {
 		return
 	}
-	pids, err := descendants(k.guard())
+	pids, err := descendants(k.guard)
 	if err != nil {
 		return
 	}

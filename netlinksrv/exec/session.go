@@ -66,7 +66,7 @@ func (s *session) start(l *listener, w window) (err error) {
 	s.listener = l
 	s.injector.window = w
 	if s.reach.NoDescriptors != nil {
-		s.kept, err = newKept(w, func() int { return s.guard })
+		s.kept, err = newKept(w, s.guard)
 	}
 	return err
 }
