@@ -31,6 +31,12 @@ func startController(t *testing.T, node *bench.Node, environment string) *contro
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startControllerOf(t, binary, node, environment)
+}
+
+// startControllerOf is startController with a binary of the program.
+func startControllerOf(t *testing.T, binary string, node *bench.Node, environment string) *controller {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
