@@ -10,11 +10,7 @@ import (
 	"ovpn-go/tun/netns"
 )
 
-// dcoLinkKind is the rtnetlink kind (IFLA_INFO_KIND) of links of the module that came before the kernel's. They differ from
-// those of uapi.LinkKind in name only.
-const dcoLinkKind = "ovpn-dco"
-
-func isLinkKind(kind string) bool { return kind == uapi.LinkKind || kind == dcoLinkKind }
+func isLinkKind(kind string) bool { return kind == uapi.LinkKind || kind == uapi.DCOLinkKind }
 
 // link is an interface of kind ovpn.
 type link struct {

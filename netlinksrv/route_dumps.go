@@ -27,7 +27,7 @@ func (d *LinkDumps) Ask(datagram []byte) {
 			kind = textOf(m.info(unix.IFLA_INFO_KIND))
 		}
 		switch kind {
-		case uapi.LinkKind, dcoLinkKind, tunKind:
+		case uapi.LinkKind, uapi.DCOLinkKind, tunKind:
 			if d.kinds == nil || len(d.kinds) >= enough {
 				d.kinds = map[uint32]string{}
 			}

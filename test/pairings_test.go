@@ -12,7 +12,8 @@ import (
 const openvpn26 = "/opt/openvpn-2.6/usr/sbin/openvpn"
 
 // TestPairings has OpenVPN 2.7 and 2.6 at either end of a tunnel, in every combination: in namespaces that root made, where 2.6
-// renews its keys as well, and in those of unprivileged containers, where the kernel's module would refuse both ends.
+// renews its keys as well; in those of unprivileged containers, where the kernel's module would refuse both ends; and with one daemon for
+// both ends.
 func TestPairings(t *testing.T) {
 	const current = ""
 	for _, pair := range []struct{ server, client string }{
@@ -22,12 +23,13 @@ func TestPairings(t *testing.T) {
 		for _, row := range []struct {
 			place string
 			tcp   bool
-			run   func(*scenario, pairing)
+			run   func(*testing.T, pairing)
 		}{
-			{"privileged", false, (*scenario).privilegedPair},
-			{"privileged", true, (*scenario).privilegedPair},
-			{"containers", false, (*scenario).containedPair},
-			{"containers", true, (*scenario).containedPair},
+			{"privileged", false, privilegedPair},
+			{"privileged", true, privilegedPair},
+			{"containers", false, containedPair},
+			{"containers", true, containedPair},
+			{"daemon", false, daemonPair},
 		} {
 			if row.tcp && row.place == "containers" && pair.server == pair.client {
 				continue // over TCP the place makes no difference that the others would not show
@@ -35,7 +37,7 @@ func TestPairings(t *testing.T) {
 			transport := map[bool]string{false: "UDP", true: "TCP"}[row.tcp]
 			t.Run(fmt.Sprintf("server %s, client %s, %s, %s", versionOf(pair.server), versionOf(pair.client), row.place, transport), func(t *testing.T) {
 				t.Parallel()
-				row.run(newScenario(t, 1), pairing{pair.server, pair.client, row.tcp, old})
+				row.run(t, pairing{pair.server, pair.client, row.tcp, old})
 			})
 		}
 	}
@@ -59,7 +61,8 @@ func versionOf(program string) string {
 const pairTransfer = 1 << 20
 
 // privilegedPair joins the server and the first client of the star.
-func (s *scenario) privilegedPair(p pairing) {
+func privilegedPair(t *testing.T, p pairing) {
+	s := newScenario(t, 1)
 	s.quiet()
 	renegotiate := 0
 	if p.renew {
@@ -76,7 +79,8 @@ func (s *scenario) privilegedPair(p pairing) {
 }
 
 // containedPair joins two containers.
-func (s *scenario) containedPair(p pairing) {
+func containedPair(t *testing.T, p pairing) {
+	s := newScenario(t, 0)
 	ends := [2]container{s.startContainer("server"), s.startContainer("client")}
 	addrs := [2]netip.Prefix{netip.MustParsePrefix("10.9.100.1/24"), netip.MustParsePrefix("10.9.100.2/24")}
 	var veth [2]bench.End
@@ -88,6 +92,18 @@ func (s *scenario) containedPair(p pairing) {
 	}
 	server, client := s.startPair(s.contain(ends[0]), s.contain(ends[1]), addrs[0].Addr(), p, 0)
 	s.stopPair(server, client)
+}
+
+// daemonPair joins the server and the first client of the star, whose devices are one daemon's.
+func daemonPair(t *testing.T, p pairing) {
+	d := startDaemon(t, raceBinary)
+	s := d.scenario(1)
+	server, client := s.startPair(s.exec(s.Server), s.exec(s.Clients[0]), netip.Addr{}, p, 0)
+	for _, tunnel := range []*bench.Tunnel{server, client} {
+		d.mustRun(tunnel.Node, "1 peer", "show")
+	}
+	s.stop(client)
+	s.stop(server)
 }
 
 // startPair starts both ends and sends through the tunnel. The client connects to the remote address, or as usual if that is invalid.

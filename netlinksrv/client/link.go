@@ -26,7 +26,7 @@ const (
 	MP  = peers.MP  // many, chosen by route and VPN address
 )
 
-// Link is an interface of kind ovpn.
+// Link is an interface of kind ovpn, or of kind ovpn-dco, as OpenVPN 2.6 asks for it and the family speaks of as well.
 type Link struct {
 	Name  string
 	Index int
@@ -147,7 +147,8 @@ func parseLink(m netlink.Message) (link Link, ok bool) {
 				for ad.Next() {
 					switch ad.Type() {
 					case unix.IFLA_INFO_KIND:
-						ok = ad.String() == uapi.LinkKind
+						kind := ad.String()
+						ok = kind == uapi.LinkKind || kind == uapi.DCOLinkKind
 					case unix.IFLA_INFO_DATA:
 						ad.Nested(func(ad *netlink.AttributeDecoder) error {
 							for ad.Next() {

@@ -12,7 +12,9 @@ const (
 // Links of the family's interfaces: IFLA_INFO_KIND, and the one attribute of IFLA_INFO_DATA (IFLA_OVPN_MODE).
 const (
 	LinkKind = "ovpn"
-	LinkMode = 1
+	// DCOLinkKind is that of the module that came before the kernel's, which OpenVPN 2.6 asks for. The links differ in its name only.
+	DCOLinkKind = "ovpn-dco"
+	LinkMode    = 1
 )
 
 // Commands (enum ovpn_cmd). Those that end in Ntf are only ever sent by the kernel's side.
