@@ -11,7 +11,7 @@ COUNT ?= 1
 
 # Tests run one kind after the other: each kind fills the machine by itself.
 .NOTPARALLEL:
-.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance fuzz bench bench-vm bench-document profile \
+.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance fuzz mutants bench bench-vm bench-document profile \
 	benchmarks wireguard-go clean
 
 build:
@@ -73,6 +73,19 @@ conformance: build
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)
+
+# Mutation testing of what decides about keys, packet ids and replays; also of peers and of requests' attributes, with
+# MUTATED="crypto peers netlinksrv" and half an hour. Not part of `make test`, as it takes long.
+MUTATED ?= crypto
+GREMLINS = github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
+mutants:
+	mkdir -p dist/mutants
+	for room in $(MUTATED); do \
+		only=; [ $$room != netlinksrv ] || only="-E / -E ^[^p] -E ^p[^o]"; \
+		$(GO) run $(GREMLINS) unleash --timeout-coefficient 20 --workers 2 --invert-assignments --invert-bitwise --invert-bwassign \
+			--invert-logical --invert-loopctrl --remove-self-assignments $$only -o dist/mutants/$$room.json ./$$room || exit; \
+	done
+	$(GO) run ./test/mutants -document docs/mutants.md $(foreach room,$(MUTATED),$(room)=dist/mutants/$(room).json)
 
 # The comparison with others, on this machine and beside the kernel's module in an emulated one; it takes about half an
 # hour, and nothing else should run. Without an emulator the document does without that part.
