@@ -130,22 +130,26 @@ func (s *session) replaceIn(threads table, inode uint64, fd int) (err error) {
 	replace := func(tid int) func(uint64) error {
 		return func(id uint64) error { return s.waitingTask(tid, id).replaceSocket(inode, fd, numbers) }
 	}
+	// waiting returns the thread that has waited longest: the one whose request this is for goes on waiting, others get
+	// their answers at any time. Ids count up. Those in answered have got theirs.
+	answered := map[uint64]bool{}
 	waiting := func() (tid int, id uint64) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for _, tid := range threads {
-			if id, ok := s.waiting[tid]; ok {
-				return tid, id
+		for _, t := range threads {
+			if own, ok := s.waiting[t]; ok && !answered[own] && (tid == 0 || int64(own-id) < 0) {
+				tid, id = t, own
 			}
 		}
-		return 0, 0
+		return tid, id
 	}
 	const attempts = 5
 	err = errEnded
-	for attempt := range attempts {
+	for attempt := 0; attempt < attempts; {
 		if tid, id := waiting(); tid != 0 {
 			if err = replace(tid)(id); errors.Is(err, errGone) {
-				continue // it has got its answer meanwhile
+				answered[id] = true
+				continue
 			}
 			break
 		}
@@ -154,6 +158,7 @@ func (s *session) replaceIn(threads table, inode uint64, fd int) (err error) {
 		if err = s.inject(tid, covered, replace(tid)); err == nil {
 			break
 		}
+		attempt++
 		time.Sleep(time.Millisecond) // who traces it may be the last attempt's OS thread, about to end
 	}
 	if len(numbers) > 0 {
