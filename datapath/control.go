@@ -92,8 +92,9 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 		tr.tcp.substitute = cfg.Substitute
 		err = cfg.substitute(cfg.Socket, client)
 	}
+	var replaced *peers.Peer
 	if err == nil {
-		gone := d.do(func() { err = d.add(cfg, tr) })
+		gone := d.do(func() { replaced, err = d.add(cfg, tr) })
 		err = errors.Join(gone, err)
 	}
 	if err != nil {
@@ -103,6 +104,11 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 		}
 		d.releaseUnused(tr)
 		return err
+	}
+	if replaced != nil {
+		if conn := transportOf(replaced).tcp; conn != nil {
+			d.restore(conn)
+		}
 	}
 	d.events.drain()
 	d.log.Info("peer added", "peer", cfg.ID, "remote", cfg.Remote, "vpn4", cfg.VPN4, "vpn6", cfg.VPN6)
@@ -124,19 +130,20 @@ func (cfg *PeerConfig) substitute(socket, file *os.File) error {
 	return nil
 }
 
-// add makes a peer of a transport that is ready, between turns; on error nothing is changed.
-func (d *Device) add(cfg PeerConfig, tr *transport) error {
+// add makes a peer of a transport that is ready, between turns, and returns the one that it replaces; on error nothing
+// is changed.
+func (d *Device) add(cfg PeerConfig, tr *transport) (replaced *peers.Peer, err error) {
 	if tr.udp != nil {
 		if err := tr.udp.poll(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if tr.tcp != nil {
 		if tcpState(tr.tcp.state.Load()) != tcpPlain {
-			return attachError(unix.EBUSY, errors.New("the connection carries another peer, or nothing any more"))
+			return nil, attachError(unix.EBUSY, errors.New("the connection carries another peer, or nothing any more"))
 		}
 		if err := tr.tcp.start(d.owner(cfg.ID)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	p := peers.New(peers.Config{ID: cfg.ID, TxID: cfg.TxID, VPN4: cfg.VPN4, VPN6: cfg.VPN6})
@@ -144,12 +151,12 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 	if tr.udp != nil {
 		d.table.Rebind(p, &peers.Binding{Remote: cfg.Remote, ScopeID: cfg.ScopeID, Local: specified(cfg.Local)})
 	}
-	replaced, err := d.table.Add(p)
+	replaced, err = d.table.Add(p)
 	if err != nil {
 		if tr.tcp != nil && !tr.adopted {
 			tr.tcp.unpoll() // what arrives is the client's, which is about to have the connection again
 		}
-		return err
+		return nil, err
 	}
 	if tr.tcp != nil {
 		tr.tcp.carry(p)
@@ -163,7 +170,7 @@ func (d *Device) add(cfg PeerConfig, tr *transport) error {
 	if d.mode == peers.P2P {
 		d.setCarrier(true)
 	}
-	return nil
+	return replaced, nil
 }
 
 // releaseUnused gives back a transport that no peer came to use.
