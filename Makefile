@@ -11,7 +11,7 @@ COUNT ?= 1
 
 # Tests run one kind after the other: each kind fills the machine by itself.
 .NOTPARALLEL:
-.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance fuzz mutants bench bench-vm bench-document profile \
+.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance model fuzz mutants bench bench-vm bench-document profile \
 	benchmarks wireguard-go clean
 
 build:
@@ -70,6 +70,12 @@ selftests:
 # writes the report.
 conformance: build
 	$(GO) run ./test/conformance/harness -program bin/ovpn-go -programs -document docs/conformance.md
+
+# Random sequences of operations, compared with what the model says: `make model SEQUENCES=5000`.
+SEQUENCES ?= 500
+
+model:
+	OVPN_GO_TEST_SEQUENCES=$(SEQUENCES) $(GO) test -count=1 -timeout 0 -v -run '^TestModel$$' ./test
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)

@@ -84,16 +84,20 @@ func newTunnel(name string, mode uint8) *tunnel {
 		writer: newSequence(packetPrefix+name, extended), mode: mode,
 		to: ourTransport, from: remote, peer: 1, source: "10.8.0.1", destination: "10.8.0.1",
 	}
-	// The stack has nothing of its own to say.
+	t.silence()
+	t.listen()
+	t.link("tun0", mode)
+	return t
+}
+
+// silence leaves the stack of the namespace nothing of its own to say.
+func (t *tunnel) silence() {
 	for _, s := range [][2]string{
 		{"ipv6/conf/default/addr_gen_mode", "1"}, {"ipv6/conf/default/router_solicitations", "0"},
 		{"ipv6/conf/default/accept_dad", "0"}, {"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"},
 	} {
 		t.add(script.Step{Name: "set " + s[0], Action: script.Sysctl, On: s[0], Kind: s[1]})
 	}
-	t.listen()
-	t.link("tun0", mode)
-	return t
 }
 
 // udpTunnel is a tunnel over UDP and IPv4 with one peer, which is up.

@@ -70,7 +70,7 @@ func AskUs(ctx context.Context, program, runner string, sequences []script.Seque
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	watched := slices.Clone(sequences)
 	for i := range watched {
-		watched[i].Watch = true
+		watched[i].Watch = !watched[i].Predicted
 	}
 	questions, err := json.Marshal(watched)
 	if err != nil {

@@ -61,16 +61,7 @@ func (p pair) install(peer, slot, id uint32) attr {
 // seal makes the data packet that the other side sends: op is its first four bytes as a number.
 func (p pair) seal(op, packetID uint32, plaintext []byte) []byte {
 	key, tail := p.half(true)
-	var aead cipher.AEAD
-	var err error
-	if p.cipher == chaCha20 {
-		aead, err = chacha20poly1305.New(key)
-	} else {
-		var block cipher.Block
-		if block, err = aes.NewCipher(key); err == nil {
-			aead, err = cipher.NewGCM(block)
-		}
-	}
+	aead, err := newAEAD(p.cipher, key)
 	if err != nil {
 		panic(err) // a length that no cipher has
 	}
@@ -79,6 +70,17 @@ func (p pair) seal(op, packetID uint32, plaintext []byte) []byte {
 	sealed := aead.Seal(nil, append(head[4:8:8], tail...), plaintext, head)
 	text, tag := sealed[:len(plaintext)], sealed[len(plaintext):]
 	return append(append(head, tag...), text...)
+}
+
+func newAEAD(alg uint32, key []byte) (cipher.AEAD, error) {
+	if alg == chaCha20 {
+		return chacha20poly1305.New(key)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 func op(keyID, peerID uint32) uint32 { return dataV2<<27 | keyID<<24 | peerID }

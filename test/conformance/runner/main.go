@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,9 @@ func main() {
 	}
 }
 
+// atOnce is how many predicted sequences run at a time. They spend their time waiting.
+const atOnce = 6
+
 func runAll(in, out string) error {
 	content, err := os.ReadFile(in)
 	if err != nil {
@@ -58,15 +62,27 @@ func runAll(in, out string) error {
 		return fmt.Errorf("resolve the family: %w", err)
 	}
 	transcript.Family, transcript.Group = ids.family, ids.group
-	for _, sequence := range sequences {
-		var results script.Results
-		if sequence.Unprivileged {
-			results = inUserNamespace(sequence)
-		} else {
-			results = inNetNamespace(sequence, ids, unix.CLONE_NEWNET)
-		}
-		transcript.Sequences = append(transcript.Sequences, results)
+	transcript.Sequences = make([]script.Results, len(sequences))
+	var beside sync.WaitGroup
+	free := make(chan int, atOnce) // ranges of descriptors
+	for n := range atOnce {
+		free <- firstFD + n*manyFDs
 	}
+	for i, sequence := range sequences {
+		switch {
+		case sequence.Predicted:
+			fds := <-free
+			beside.Go(func() {
+				transcript.Sequences[i] = inNetNamespace(sequence, ids, unix.CLONE_NEWNET, fds)
+				free <- fds
+			})
+		case sequence.Unprivileged:
+			transcript.Sequences[i] = inUserNamespace(sequence)
+		default:
+			transcript.Sequences[i] = inNetNamespace(sequence, ids, unix.CLONE_NEWNET, firstFD)
+		}
+	}
+	beside.Wait()
 	content, err = json.Marshal(transcript)
 	if err != nil {
 		return err
@@ -75,8 +91,8 @@ func runAll(in, out string) error {
 }
 
 // inNetNamespace runs a sequence on a thread of its own, which the runtime ends with the goroutine, and with it the
-// namespace.
-func inNetNamespace(sequence script.Sequence, ids family, unshare int) script.Results {
+// namespace. Its descriptors have numbers from fds on.
+func inNetNamespace(sequence script.Sequence, ids family, unshare, fds int) script.Results {
 	done := make(chan script.Results)
 	go func() {
 		runtime.LockOSThread()
@@ -86,7 +102,7 @@ func inNetNamespace(sequence script.Sequence, ids family, unshare int) script.Re
 				return
 			}
 		}
-		done <- run(sequence, ids)
+		done <- run(sequence, ids, fds)
 	}()
 	return <-done
 }
@@ -130,5 +146,5 @@ func runChild() error {
 	if err != nil {
 		return fmt.Errorf("resolve the family: %w", err)
 	}
-	return json.NewEncoder(os.Stdout).Encode(inNetNamespace(sequence, ids, 0))
+	return json.NewEncoder(os.Stdout).Encode(inNetNamespace(sequence, ids, 0, firstFD))
 }

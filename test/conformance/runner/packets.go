@@ -38,7 +38,6 @@ func (s *state) openForPackets(step *script.Step) (int, error) {
 		}
 		s.read(step.On, endOnce(readRecord))
 		s.read(step.On+script.FarEnd, endOnce(recordsOf()))
-		s.extra = append(s.extra, far)
 		return near, s.name(step.On+script.FarEnd, far)
 	case script.Tap:
 		s.read(step.On, readTap)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -28,6 +30,7 @@ type state struct {
 	nextFD     int
 	namespaces map[string]int
 	noRights   bool // the thread is without CAP_NET_ADMIN
+	predicted  bool
 	watch      watch
 }
 
@@ -35,8 +38,11 @@ type state struct {
 // see the same, whatever else a process has open.
 const firstFD = 200
 
+// manyFDs is more descriptors than a sequence opens.
+const manyFDs = 80
+
 // run executes a sequence on the calling thread, which must be locked.
-func run(sequence script.Sequence, ids family) script.Results {
+func run(sequence script.Sequence, ids family, fds int) script.Results {
 	s := &state{
 		ids: ids,
 		results: script.Results{
@@ -45,8 +51,9 @@ func run(sequence script.Sequence, ids family) script.Results {
 		open:       map[string]int{},
 		readers:    map[string]reader{},
 		kept:       map[string][]script.Datagram{},
-		nextFD:     firstFD,
+		nextFD:     fds,
 		namespaces: map[string]int{},
+		predicted:  sequence.Predicted,
 		watch:      watch{on: sequence.Watch},
 	}
 	defer s.end()
@@ -130,6 +137,8 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 		case err != nil:
 		case step.Kind == script.Settled:
 			return s.settled(step, out.Sent)
+		case step.Kind == script.Expecting:
+			return s.expecting(step, out.Sent)
 		default:
 			s.watch.before(s, step, out.Sent)
 			out.Errno = errno(s.send(step, out.Sent))
@@ -143,8 +152,11 @@ func (s *state) step(step *script.Step) (script.Outcome, error) {
 		err = fmt.Errorf("unknown action %q", step.Action)
 	}
 	if step.Kind != script.Unread {
-		s.await(step.Await)
+		arrived := s.await(step.Await)
 		out.Received = s.drain()
+		if !arrived && s.predicted && err == nil {
+			err = errInVain
+		}
 	}
 	s.watch.after(s, step, &out)
 	return out, err
@@ -217,6 +229,39 @@ func (s *state) patched(step *script.Step) ([]byte, error) {
 	return data, nil
 }
 
+// errInVain ends a predicted sequence.
+var errInVain = errors.New("waited in vain")
+
+// patience is how long something is waited for.
+const patience = 5 * time.Second
+
+// expecting sends a request until its answer contains what is expected, and returns the last one.
+func (s *state) expecting(step *script.Step, datagram []byte) (script.Outcome, error) {
+	out := script.Outcome{Sent: datagram}
+	pause := time.Millisecond
+	for deadline := time.Now().Add(patience); ; {
+		out.Errno = errno(s.send(step, datagram))
+		out.Received = nil
+		var answer []byte
+		for d, ok := receive(s.fd(step.On)); ok; d, ok = receive(s.fd(step.On)) {
+			d.On = step.On
+			out.Received = append(out.Received, d)
+			answer = append(answer, d.Data...)
+		}
+		missing := slices.ContainsFunc(step.Expect, func(b script.Bytes) bool { return !bytes.Contains(answer, b) })
+		var err error
+		if missing && time.Now().Before(deadline) {
+			time.Sleep(pause)
+			pause = min(2*pause, 50*time.Millisecond)
+			continue
+		} else if missing {
+			err = errInVain
+		}
+		out.Received = append(out.Received, s.drain()...)
+		return out, err
+	}
+}
+
 // settled sends a request until it is answered the same twice, and returns the last answers.
 func (s *state) settled(step *script.Step, datagram []byte) (script.Outcome, error) {
 	const pause, attempts = 15 * time.Millisecond, 200
@@ -238,15 +283,14 @@ func (s *state) settled(step *script.Step, datagram []byte) (script.Outcome, err
 	return out, nil
 }
 
-// await waits until as many datagrams have arrived as a step expects.
-func (s *state) await(awaited []script.Await) {
-	const patience = 5 * time.Second
+// await waits until as many datagrams have arrived as a step expects, and says whether they have.
+func (s *state) await(awaited []script.Await) bool {
 	deadline := time.Now().Add(patience)
 	for _, a := range awaited {
 		for s.arrived(a.On) < a.Count {
 			left := time.Until(deadline)
 			if left <= 0 {
-				return
+				return false
 			}
 			poll := []unix.PollFd{{Fd: int32(s.fd(a.On)), Events: unix.POLLIN}}
 			// An interrupted poll is just repeated. So is one that something readable ends which is no datagram.
@@ -255,10 +299,11 @@ func (s *state) await(awaited []script.Await) {
 			}
 		}
 	}
-	if len(awaited) > 0 && s.notices(awaited) {
+	if len(awaited) > 0 && s.notices(awaited) && !s.predicted {
 		// The other members of a group get their copies one after the other, and nobody says when.
 		time.Sleep(50 * time.Millisecond)
 	}
+	return true
 }
 
 // notices says whether one of the sockets awaited is a netlink socket.

@@ -24,8 +24,11 @@ type Sequence struct {
 	// Unprivileged runs the sequence as root of a new user namespace that owns the network namespace.
 	Unprivileged bool `json:"unprivileged,omitempty"`
 	// Watch has the links, peers, keys and numbers of sockets compared before and after each request that is refused.
-	Watch bool   `json:"watch,omitempty"`
-	Steps []Step `json:"steps"`
+	Watch bool `json:"watch,omitempty"`
+	// Predicted says that all that comes is known before. The sequence ends when something is waited for in vain, and
+	// runs beside others of this sort.
+	Predicted bool   `json:"predicted,omitempty"`
+	Steps     []Step `json:"steps"`
 }
 
 // Action is what a step does.
@@ -60,7 +63,8 @@ const (
 	Down Action = "down"
 	// Send sends Data, after Patches, to the kernel on socket On. Of the Kind Unaddressed it does so without an address,
 	// and of the Kind Unread nothing is read afterwards. Of the Kind Settled it is asked again until two answers are the
-	// same: counters may lag behind the packets that they count.
+	// same: counters may lag behind the packets that they count. Of the Kind Expecting it is asked again until the answer
+	// contains each of Expect.
 	Send Action = "send"
 	// Rights gives the thread CAP_NET_ADMIN (Value 1) or takes it from its effective set (Value 0).
 	Rights Action = "rights"
@@ -73,6 +77,7 @@ const (
 	Unaddressed = "unaddressed"
 	Unread      = "unread"
 	Settled     = "settled"
+	Expecting   = "expecting"
 )
 
 // Reset is a kind of Close.
@@ -112,7 +117,8 @@ type Step struct {
 	Emissions []Emission `json:"emissions,omitempty"`
 	// Await are the numbers of datagrams that are waited for after the action, for a few seconds at most: what follows
 	// from it need not have happened when the call returns.
-	Await []Await `json:"await,omitempty"`
+	Await  []Await `json:"await,omitempty"`
+	Expect []Bytes `json:"expect,omitempty"`
 }
 
 // Emission is one packet that is sent on the socket On: to the address and port, or address, To, or as one of Protocol
