@@ -36,6 +36,14 @@ func SocketProtocol(file *os.File) (proto int, err error) {
 	return proto, err
 }
 
+// SocketProtocol is the function of that name for a client's socket: what has replaced a connection is TCP.
+func (d *Device) SocketProtocol(file *os.File) (int, error) {
+	if d.sockets.connectionOf(file) != nil {
+		return unix.IPPROTO_TCP, nil
+	}
+	return SocketProtocol(file)
+}
+
 // Sockets are the clients' transport sockets that devices have attached. There is one per process, as a
 // socket belongs to at most one device. Its methods may be called concurrently.
 type Sockets struct {

@@ -1,6 +1,8 @@
 package netlinksrv
 
 import (
+	"os"
+
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
 	"ovpn-go/peers"
@@ -17,6 +19,7 @@ type device interface {
 	Close() error
 	Teardown()
 
+	SocketProtocol(*os.File) (int, error)
 	NewPeer(datapath.PeerConfig) error
 	SetPeer(id uint32, up datapath.PeerUpdate) error
 	DeletePeer(id uint32) error

@@ -178,6 +178,8 @@ func (d *fakeDevice) taken(id uint32, v4, v6 netip.Addr) bool {
 	})
 }
 
+func (d *fakeDevice) SocketProtocol(file *os.File) (int, error) { return datapath.SocketProtocol(file) }
+
 func (d *fakeDevice) NewPeer(cfg datapath.PeerConfig) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

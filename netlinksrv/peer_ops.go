@@ -34,7 +34,7 @@ func newPeer(r *request) ([]byte, error) {
 		return nil, refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=%d): %d", fd, -int(errnoOf(err, unix.EBADF)))
 	}
 	defer socket.Close()
-	protocol, err := datapath.SocketProtocol(socket)
+	protocol, err := r.device.SocketProtocol(socket)
 	if err != nil {
 		return nil, refuse(unix.ENOTSOCK, "cannot lookup peer socket (fd=%d): %d", fd, -int(errnoOf(err, unix.ENOTSOCK)))
 	}
