@@ -157,8 +157,8 @@ func (d *daemonProcess) mustRun(node *bench.Node, want string, args ...string) {
 	}
 }
 
-// TestDaemonIsShared: two OpenVPN processes, iproute2 and our own commands use one daemon at once, and see what the others have
-// made.
+// TestDaemonIsShared: two OpenVPN processes, iproute2, the kernel selftests' client and our own commands use one daemon at once, and see what
+// the others have made.
 func TestDaemonIsShared(t *testing.T) { overBoth(t, testDaemonIsShared) }
 
 func testDaemonIsShared(t *testing.T, tcp bool) {
@@ -201,6 +201,7 @@ func testDaemonIsShared(t *testing.T, tcp bool) {
 	if has, err := s.Server.HasLink("other0"); err != nil || has {
 		t.Errorf("the interface that was deleted is still there (%v)", err)
 	}
+	requireSelftestsClient(d, s)
 	s.requirePing(s.Clients[0], here) // none of it has disturbed the tunnel
 }
 

@@ -14,7 +14,16 @@ import (
 // what belongs to somebody else.
 const runVariable = "OVPN_GO_TEST_RUN"
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(foreignVariable); socket != "" {
+		if err := askForForeign(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "ovpn-go-test-")
