@@ -61,8 +61,8 @@ var refusedArguments = []condition{
 	{unix.SYS_OPENAT, 2, bpf.JumpBitsSet, unix.O_CREAT | unix.O_TRUNC},
 }
 
-// families are those of the sockets that may be made.
-var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET}
+// families are those of the sockets that may be made. The systemd unit has the same.
+var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
 // RefuseCalls has the kernel refuse, with EPERM, what a daemon that is set up does not do: execute programs or start processes, map
 // code, listen, become another user, create, rename or change the mode of files, mount, and what concerns the kernel
