@@ -165,7 +165,8 @@ func (l *listener) install(id uint64, fd, number int, cloexec bool) error {
 			continue
 		case nil:
 			return nil
-		case unix.ENOENT:
+		case unix.ENOENT, unix.EINPROGRESS, unix.ESRCH:
+			// The others say that the answer came while the thread was on its way out, or was to take the descriptor.
 			return errGone
 		}
 		return fmt.Errorf("install descriptor %d: %w", number, err)
