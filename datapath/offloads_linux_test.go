@@ -1,11 +1,20 @@
 package datapath_test
 
 import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ovpn-go/bench"
 	"ovpn-go/crypto"
 	"ovpn-go/datapath"
+	tunlink "ovpn-go/tun"
+	"ovpn-go/tun/tuntest"
 )
 
 // transfers sends through the tunnel both ways and checks that nothing was lost in it.
@@ -45,4 +54,74 @@ func TestWithoutGSO(t *testing.T) {
 		}
 	}
 	tun.transfers(t)
+}
+
+// An interface without offloads carries what the stack then has to cut itself, and gets no super-frame.
+func TestInterfaceWithoutOffloads(t *testing.T) {
+	var tun *tunnel
+	err := tuntest.WithoutOffloads(unix.TUN_F_CSUM, func() error {
+		tun = newTunnel(t, crypto.AESGCM, 1416)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tun.transfers(t)
+	datagrams(t, tun.Clients[0], tun.Server, vpnServer)
+	datagrams(t, tun.Server, tun.Clients[0], vpnClient)
+	for name, d := range map[string]*datapath.Device{"server": tun.server, "client": tun.client} {
+		none := tunlink.Features{}
+		if o := d.Offloads(); o.Read != none || o.Write != none || o.RefusedFrames != 0 {
+			t.Errorf("%s: %+v", name, o)
+		}
+		if s := d.Stats(); s.TxPackets > s.TunReads || s.RxPackets != s.TunWrites || s.RxPackets == 0 {
+			t.Errorf("%s: packets did not go one by one: %+v", name, s)
+		}
+	}
+}
+
+// datagrams sends batches that the stack has to cut, and expects every datagram as it was.
+func datagrams(t *testing.T, from, to *bench.Node, addr netip.Addr) {
+	t.Helper()
+	const size, count, last, batches = 1000, 40, 300, 20
+	sink, err := listen(to, netip.AddrPortFrom(addr, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := listen(from, netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	raw, err := source.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused error
+	err = raw.Control(func(fd uintptr) { refused = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) })
+	if err := errors.Join(err, refused); err != nil {
+		t.Fatal(err)
+	}
+	sink.SetReadDeadline(time.Now().Add(30 * time.Second))
+	at := sink.LocalAddr().(*net.UDPAddr).AddrPort()
+	buf := make([]byte, 2*size)
+	for batch := range byte(batches) {
+		data := make([]byte, (count-1)*size+last)
+		for i := range data {
+			data[i] = byte(i/size) + batch + byte(i)
+		}
+		if _, err := source.WriteToUDPAddrPort(data, at); err != nil {
+			t.Fatal(err)
+		}
+		for i := range count {
+			n, err := sink.Read(buf)
+			if err != nil {
+				t.Fatalf("batch %d, datagram %d: %v", batch, i, err)
+			}
+			if want := data[i*size : min((i+1)*size, len(data))]; !bytes.Equal(buf[:n], want) {
+				t.Fatalf("batch %d, datagram %d has %d bytes, want others (%d)", batch, i, n, len(want))
+			}
+		}
+	}
 }

@@ -132,9 +132,7 @@ func (d *Device) create(config Config) error {
 	if err != nil {
 		return err
 	}
-	if err := d.offload(); err != nil {
-		return err
-	}
+	d.offload()
 	if err := d.setCarrier(config.Carrier); err != nil {
 		return err
 	}
@@ -191,22 +189,21 @@ func attachError(err error) error {
 	return err
 }
 
-// offload asks the kernel for super-frames and unfinished checksums. USO needs Linux 6.2 and is
-// optional.
-func (d *Device) offload() error {
-	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+// offload asks the kernel for super-frames and unfinished checksums, as far as it has them: USO needs Linux 6.2. Without
+// any, the stack hands over complete packets, and a kernel that won't make super-frames is not trusted to take some.
+func (d *Device) offload() {
+	const (
+		tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+		uso = unix.TUN_F_USO4 | unix.TUN_F_USO6
+	)
 	fd := d.queues[0].fd
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso); err != nil {
-		return fmt.Errorf("enable segmentation offload: %w", err)
-	}
-	d.features.TSO = true
-	d.features.USO = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
+	d.features.TSO = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso) == nil
+	d.features.USO = d.features.TSO && unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|uso) == nil
 	writable := d.features
 	writable.USO = writable.USO && !losesUSO(RunningRelease())
 	for _, q := range d.queues {
 		q.SetFeatures(writable)
 	}
-	return nil
 }
 
 // Queues returns the device's queues, which belong to it; their number is Config.Queues.

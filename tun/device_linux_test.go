@@ -106,6 +106,42 @@ func TestOpenLooksLikeTheKernelsDevice(t *testing.T) {
 	}
 }
 
+// A kernel may refuse a part of the offloads, or all: the device has what is left.
+func TestOpenWithoutOffloads(t *testing.T) {
+	whole := openDevice(t, tun.Config{NetNS: newNetNS(t)})
+	for _, row := range []struct {
+		rule    string
+		refused uint32
+		want    tun.Features
+	}{
+		{"UDP", unix.TUN_F_USO4, tun.Features{TSO: true}},
+		{"all", unix.TUN_F_CSUM, tun.Features{}},
+		{"none", 0, whole.Features()},
+	} {
+		t.Run(row.rule, func(t *testing.T) {
+			ns := newNetNS(t)
+			var d *tun.Device
+			err := tuntest.WithoutOffloads(row.refused, func() (err error) {
+				d, err = tun.Open(tun.Config{NetNS: ns, Queues: 2})
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if d.Features() != row.want {
+				t.Errorf("reads %+v, want %+v", d.Features(), row.want)
+			}
+			for i, q := range d.Queues() {
+				// Of UDP it may be less: some kernels lose what they are given.
+				if got := q.Features(); got.TSO != row.want.TSO || got.USO && !row.want.USO {
+					t.Errorf("queue %d is given %+v, want %+v at most", i, got, row.want)
+				}
+			}
+		})
+	}
+}
+
 func TestChosenIndex(t *testing.T) {
 	for _, queues := range []int{1, 2} {
 		d := openDevice(t, tun.Config{NetNS: newNetNS(t), Index: 4711, Queues: queues})

@@ -93,7 +93,7 @@ func (Doctor) tunOffloads() Finding {
 	features := device.Features()
 	switch {
 	case !features.TSO:
-		return degraded("the TUN device takes no TCP super-frames", "every packet is read and written by itself, about a tenth of the speed", "use a kernel whose TUN driver has TUNSETOFFLOAD")
+		return degraded("the TUN device has no super-frames, neither of TCP nor of UDP", "the tunnel works, but every packet is read and written by itself, much slower than otherwise", "use a kernel whose TUN driver has TUNSETOFFLOAD")
 	case !features.USO:
 		return degraded("the TUN device takes TCP super-frames but no UDP ones", "UDP inside the tunnel goes packet by packet", "use Linux 6.2 or later")
 	}
