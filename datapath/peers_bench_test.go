@@ -15,7 +15,7 @@ import (
 )
 
 // manyPeers is a stage of an MP device with n peers, which all live at the stage's sink. Peer i has the id i+1.
-func manyPeers(b *testing.B, n int) *stage {
+func manyPeers(b testing.TB, n int) *stage {
 	b.Helper()
 	s := newStage(b)
 	d := s.dev
