@@ -19,13 +19,12 @@ import (
 	"ovpn-go/netlinksrv/daemon/wire"
 )
 
-// patientVariable makes the test binary take something away from itself and then become doctor. Its value is a
-// handicap in JSON.
+// patientVariable makes the test binary take something away from itself and then become the command that its arguments are.
+// Its value is a handicap in JSON.
 const patientVariable = "OVPN_GO_TEST_PATIENT"
 
 // A handicap is what a process does not have.
 type handicap struct {
-	Program string
 	// Drop are capabilities.
 	Drop []int
 	// Deny are system calls.
@@ -38,8 +37,16 @@ type handicap struct {
 	Personality uint64
 	// User is the user to become, if not 0.
 	User int
-	// Daemon is where a daemon is said to be, if not "".
-	Daemon string
+}
+
+// variable is the handicap as an environment variable of the test binary.
+func (h handicap) variable(t *testing.T) string {
+	t.Helper()
+	text, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return patientVariable + "=" + string(text)
 }
 
 // A denial makes a system call fail. Of the arguments the low 32 bits are compared, where a mask is not 0.
@@ -112,14 +119,14 @@ func init() {
 	var h handicap
 	err := json.Unmarshal([]byte(text), &h)
 	if err == nil {
-		err = h.become()
+		err = h.become(os.Args[1:])
 	}
 	fmt.Fprintln(os.Stderr, "become a patient:", err)
 	os.Exit(99)
 }
 
-// become replaces the process by doctor. It only returns with an error.
-func (h handicap) become() error {
+// become replaces the process by a command. It only returns with an error.
+func (h handicap) become(command []string) error {
 	if h.HideTun {
 		if err := unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, ""); err != nil {
 			return fmt.Errorf("hide /dev/net: %w", err)
@@ -151,11 +158,10 @@ func (h handicap) become() error {
 			return fmt.Errorf("become user %d: %w", h.User, err)
 		}
 	}
-	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	if h.Daemon != "" {
-		env = append(env, wire.Variable+"="+h.Daemon)
+	if err := os.Unsetenv(patientVariable); err != nil {
+		return err
 	}
-	return unix.Exec(h.Program, []string{h.Program, "doctor", "--json"}, env)
+	return unix.Exec(command[0], command, os.Environ())
 }
 
 type finding struct{ Check, Severity, Detail, Effect, Advice string }
@@ -173,15 +179,10 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	star := benchtest.Star(t, 1)
-	examine := func(t *testing.T, h handicap, loopback bool) (findings map[string]finding, status int) {
+	examine := func(t *testing.T, h handicap, loopback bool, env ...string) (findings map[string]finding, status int) {
 		t.Helper()
-		h.Program = program
-		text, err := json.Marshal(h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), patientVariable+"="+string(text))
+		cmd := exec.Command(self, program, "doctor", "--json")
+		cmd.Env = append(env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", h.variable(t))
 		flags := uintptr(unix.CLONE_NEWNS)
 		if !loopback {
 			flags |= unix.CLONE_NEWNET
@@ -220,8 +221,7 @@ func TestDoctor(t *testing.T) {
 
 	const (
 		degraded, failed = "degraded", "failed"
-		ioctlSetOffload  = 0x400454d0 // TUNSETOFFLOAD
-		uname26          = 0x0020000  // UNAME26: Linux calls itself 2.6
+		uname26          = 0x0020000 // UNAME26: Linux calls itself 2.6
 	)
 	setsockopt := func(level, name uint32, errno unix.Errno) []denial {
 		return []denial{deny(unix.SYS_SETSOCKOPT, errno).where(1, level).where(2, name)}
@@ -230,6 +230,7 @@ func TestDoctor(t *testing.T) {
 		name            string
 		handicap        handicap
 		noLoopback      bool
+		env             []string
 		check, severity string
 		detail          string
 	}{
@@ -246,10 +247,10 @@ func TestDoctor(t *testing.T) {
 		{name: "a TUN device for root only", handicap: handicap{User: 65534},
 			check: "tun device", severity: failed, detail: "permission denied"},
 		{name: "a TUN device without offloads",
-			handicap: handicap{Deny: []denial{deny(unix.SYS_IOCTL, unix.EINVAL).where(1, ioctlSetOffload)}},
+			handicap: handicap{Deny: []denial{deny(unix.SYS_IOCTL, unix.EINVAL).where(1, unix.TUNSETOFFLOAD)}},
 			check:    "tun offloads", severity: degraded, detail: "neither of TCP nor of UDP"},
 		{name: "a TUN device without UDP offloads",
-			handicap: handicap{Deny: []denial{deny(unix.SYS_IOCTL, unix.EINVAL).where(1, ioctlSetOffload).withBits(2, 0x20)}},
+			handicap: handicap{Deny: []denial{deny(unix.SYS_IOCTL, unix.EINVAL).where(1, unix.TUNSETOFFLOAD).withBits(2, 0x20)}},
 			check:    "tun offloads", severity: degraded, detail: "no UDP ones"},
 		{name: "few descriptors", handicap: handicap{Descriptors: 40},
 			check: "descriptor limit", severity: failed, detail: "40 descriptors"},
@@ -290,7 +291,7 @@ func TestDoctor(t *testing.T) {
 		{name: "no socket diagnostics", handicap: handicap{Deny: []denial{
 			deny(unix.SYS_SOCKET, unix.EPROTONOSUPPORT).where(0, unix.AF_NETLINK).where(2, unix.NETLINK_SOCK_DIAG)}},
 			check: "socket watch", severity: degraded, detail: "protocol not supported"},
-		{name: "no daemon where one is to be", handicap: handicap{Daemon: "/nonexistent/socket"},
+		{name: "no daemon where one is to be", env: []string{wire.Variable + "=/nonexistent/socket"},
 			check: "daemon", severity: failed, detail: "/nonexistent/socket"},
 		{name: "no netlink", handicap: handicap{Deny: []denial{
 			deny(unix.SYS_SOCKET, unix.EPERM).where(0, unix.AF_NETLINK).where(2, unix.NETLINK_GENERIC)}},
@@ -300,7 +301,7 @@ func TestDoctor(t *testing.T) {
 	for _, test := range tests {
 		seen[test.check] = true
 		t.Run(test.name, func(t *testing.T) {
-			findings, status := examine(t, test.handicap, !test.noLoopback)
+			findings, status := examine(t, test.handicap, !test.noLoopback, test.env...)
 			got := findings[test.check]
 			if got.Severity != test.severity || !strings.Contains(got.Detail, test.detail) || got.Effect == "" || got.Advice == "" {
 				t.Errorf("%s: %+v, want %s with %q, what it means and what to do", test.check, got, test.severity, test.detail)

@@ -2,8 +2,11 @@ package test
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"ovpn-go/bench"
 )
@@ -121,5 +124,36 @@ func TestInteroperability(t *testing.T) {
 			s.requireCarried(ours, 1, transfer, transfer)
 			s.requireNoDrops(ours, "authentication", "replay", "unknown-key")
 		})
+	}
+}
+
+// TestTunnelWithoutOffloads has both ends where the TUN driver refuses TUNSETOFFLOAD.
+func TestTunnelWithoutOffloads(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScenario(t, 1)
+	refused := handicap{Deny: []denial{deny(unix.SYS_IOCTL, unix.EINVAL).where(1, unix.TUNSETOFFLOAD)}}
+	s.prefix = append([]string{"/usr/bin/env", refused.variable(t), self}, s.prefix...)
+	server := s.startServer(s.exec(s.Server), bench.ServerOptions{Pool6: pool6})
+	client := s.startClient(s.exec(s.Clients[0]), 0, bench.ClientOptions{})
+	server4, _ := s.addrs(server)
+	_, client6 := s.addrs(client)
+	const transfer = 4 << 20
+	s.requireTransfer(s.Clients[0], s.Server, server4, transfer)
+	s.requireTransfer(s.Server, s.Clients[0], client6, transfer)
+	s.stop(client)
+	s.stop(server)
+	for _, tunnel := range []*bench.Tunnel{server, client} {
+		s.requireCarried(tunnel, 1, transfer, transfer)
+		s.requireNoDrops(tunnel, "authentication", "replay")
+		for _, r := range records(tunnel, 0, "device removed") {
+			// Keepalives were not read from the interface.
+			if r.number("tx_packets") > 2*r.number("tun_reads") {
+				t.Errorf("%s: super-frames were read: %v", tunnel.Name, r)
+			}
+		}
 	}
 }
