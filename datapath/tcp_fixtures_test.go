@@ -121,17 +121,26 @@ func write(t *testing.T, w io.Writer, data []byte) {
 
 var controlFrame = frame([]byte{4 << 3, 1, 2, 3, 4, 5})
 
-// fillUp has e send until what its only peer's connection takes is exhausted.
+// fillUp has e send until its only peer's connection takes no more: packets are dropped, and what the connection holds stays the same for
+// a while, which it does not as long as buffers grow or the other side's kernel is late.
 func fillUp(t *testing.T, e *end) {
 	t.Helper()
 	packet := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, 1400)))
+	stream := transportOf(e.table.All()[0]).tcp.stream.fd
 	deadline := time.Now().Add(30 * time.Second)
-	for e.Stats().Drops[DropSend.String()] == 0 {
+	for queued, since := -1, time.Now(); time.Since(since) < 100*time.Millisecond; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the connection never filled up")
 		}
 		for range 100 {
 			e.send(t, packet)
+		}
+		now, err := unix.IoctlGetInt(stream, unix.SIOCOUTQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now != queued || e.Stats().Drops[DropSend.String()] == 0 {
+			queued, since = now, time.Now()
 		}
 	}
 }
