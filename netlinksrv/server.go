@@ -23,7 +23,8 @@ type Task interface {
 	File(fd int) (*os.File, error)
 	// Replace puts a duplicate of file in place of the socket with that inode number, wherever the client's
 	// processes have it, with the same close-on-exec flags and the same epoll registrations. Unlike the other
-	// methods it may be called as long as the client runs. The error is unix.EBADF if nobody has that socket.
+	// methods it may be called as long as the client runs. The error is unix.EBADF if nobody has that socket, and unix.EOPNOTSUPP
+	// if it is too late, as for a client that replaces its descriptor itself when it has the answer to its request.
 	Replace(inode uint64, file *os.File) error
 	// PID returns the process's id in our own pid namespace.
 	PID() int

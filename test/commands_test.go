@@ -31,9 +31,22 @@ type shell struct {
 
 func startShell(t *testing.T, node *bench.Node, program string) *shell {
 	t.Helper()
-	s := &shell{t: t, cmd: exec.Command(program, "exec", "--datapath", "userspace", "--log-level", "warn", "--", "sh")}
+	cmd := exec.Command(program, "exec", "--datapath", "userspace", "--log-level", "warn", "--", "sh")
+	return runShell(t, node, cmd, program, program)
+}
+
+// shell starts a shell whose commands are the daemon's clients.
+func (d *daemonProcess) shell(node *bench.Node) *shell {
+	d.Helper()
+	return runShell(d.T, node, exec.Command("sh"), d.binary, d.binary+" --socket "+d.socket)
+}
+
+// runShell starts a shell in which $P is the program's command.
+func runShell(t *testing.T, node *bench.Node, cmd *exec.Cmd, program, command string) *shell {
+	t.Helper()
+	s := &shell{t: t, cmd: cmd}
 	s.cmd.Env = append(s.cmd.Environ(), "PATH="+filepath.Dir(program)+":/usr/sbin:/usr/bin:/sbin:/bin",
-		"P="+program,
+		"P="+command,
 		"GORACE=atexit_sleep_ms=0") // a race build otherwise takes a second to end
 	var err error
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
@@ -226,17 +239,28 @@ func TestStaticKeyTunnel(t *testing.T) {
 	client.run("$P link del ovpn0")
 }
 
-// TestStaticKeyTunnelOverTCP builds one over TCP: one side waits for the other's connection. When either deletes its peer, both are gone
-// and so are those that held the connection.
+// TestStaticKeyTunnelOverTCP builds one over TCP, under exec and by a daemon's clients: one side waits for the other's connection. When
+// either deletes its peer, both are gone, and so are the connection and those that held it.
 func TestStaticKeyTunnelOverTCP(t *testing.T) {
 	t.Parallel()
-	program, err := raceBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	benchtest.Root(t)
+	t.Run("exec", func(t *testing.T) {
+		t.Parallel()
+		program, err := raceBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		benchtest.Root(t)
+		testStaticKeyTunnelOverTCP(t, func(node *bench.Node) *shell { return startShell(t, node, program) })
+	})
+	t.Run("daemon", func(t *testing.T) {
+		t.Parallel()
+		testStaticKeyTunnelOverTCP(t, startDaemon(t, raceBinary).shell)
+	})
+}
+
+func testStaticKeyTunnelOverTCP(t *testing.T, start func(*bench.Node) *shell) {
 	star := benchtest.Star(t, 1)
-	server, client := startShell(t, star.Server, program), startShell(t, star.Clients[0], program)
+	server, client := start(star.Server), start(star.Clients[0])
 	key := filepath.Join(t.TempDir(), "tunnel.key")
 	server.run("umask 077; $P key generate > " + key)
 	server.run("$P link add ovpn0")
@@ -261,6 +285,7 @@ func TestStaticKeyTunnelOverTCP(t *testing.T) {
 		for _, s := range []*shell{server, client} {
 			s.run("until [ \"$($P peer show ovpn0 --json)\" = '[]' ]; do :; done")
 			s.run("while grep -q ovpn-go/tcp/ /proc/net/unix; do :; done")
+			s.run("while grep -q ' 01 ' /proc/net/tcp /proc/net/tcp6; do :; done") // established
 		}
 	}
 	server.run("$P link del ovpn0")

@@ -12,11 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"ovpn-go/netlinksrv/client"
 	"ovpn-go/netlinksrv/client/hold"
-	"ovpn-go/netlinksrv/daemon/wire"
 )
 
 func newPeerCommand() *cobra.Command {
@@ -62,8 +60,7 @@ A peer lives as long as its transport socket. A small process holds the socket a
 ending it deletes its peers. Over UDP there is one for all the peers of a local address.
 
 Over TCP one side connects to its --remote. The other has no --remote: it waits at --local and takes the first connection that
-comes. The peer goes with its connection, and nobody opens another by himself. With a daemon it is to be said under exec, which stays as long
-as the peer: "ovpn-go exec -- ovpn-go peer add ...".`,
+comes. The peer goes with its connection, and nobody opens another by himself.`,
 		Example: `  ovpn-go peer add ovpn0 1 --local :1194 --remote 192.0.2.1:1194
   ovpn-go peer add ovpn0 7 --local 0.0.0.0:1194 --remote 192.0.2.7:1194 --vpn-ipv4 10.8.0.7 --keepalive 10,60
   ovpn-go peer add ovpn0 1 --tcp --local :1194
@@ -112,9 +109,6 @@ as the peer: "ovpn-go exec -- ovpn-go peer add ...".`,
 				VPN6:      flags.vpn6.addr,
 				Keepalive: flags.keepalive.value(),
 			})
-			if tcp && errors.Is(err, unix.ENOTSOCK) && hasDaemon() {
-				return fmt.Errorf(`%w: a daemon takes a TCP connection only from a program under exec: "ovpn-go exec -- ovpn-go peer add ...", which stays as long as the peer`, err)
-			}
 			if err != nil {
 				return err
 			}
@@ -125,15 +119,6 @@ as the peer: "ovpn-go exec -- ovpn-go peer add ...".`,
 	cmd.Flags().Var(&local, "local", "where the socket is bound: [ADDRESS]:PORT; port 0 is any free one, and no address is every one, IPv4 and IPv6")
 	cmd.Flags().BoolVar(&tcp, "tcp", false, "over TCP: connect to --remote, or without one wait for a connection at --local")
 	return cmd
-}
-
-// hasDaemon reports whether it is a daemon that has answered.
-func hasDaemon() bool {
-	daemon, err := wire.Find()
-	if err == nil {
-		daemon.Close()
-	}
-	return err == nil
 }
 
 func newPeerSetCommand() *cobra.Command {

@@ -3,7 +3,9 @@ package client
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/mdlayher/genetlink"
@@ -51,32 +53,34 @@ type Conn struct {
 	family  atomic.Uint32 // the family's id, 0 until it was looked up
 	route   *netlink.Conn
 	kernel  bool // no daemon is wanted
+
+	adding sync.Mutex // held while a peer is added, so that replacement is that peer's
+	// replacement is the socket that came with the daemon's answer and that nobody has taken yet.
+	replacement atomic.Pointer[os.File]
 }
 
 // Dial opens a connection in the network namespace of the calling thread, to the daemon that package wire finds, or else to
 // the kernel. It does not ask for the family yet, so that it succeeds where there are only links to be looked at.
-func Dial() (*Conn, error) { return open(dialDaemon) }
+func Dial() (*Conn, error) {
+	c := &Conn{}
+	return c.open(dialDaemon(&c.replacement))
+}
 
 // DialKernel is Dial without a look for a daemon.
 func DialKernel() (*Conn, error) {
-	c, err := open(netlink.Dial)
-	if err == nil {
-		c.kernel = true
-	}
-	return c, err
+	c := &Conn{kernel: true}
+	return c.open(netlink.Dial)
 }
 
-func open(dial dialer) (*Conn, error) {
-	generic, err := dial.generic(&netlink.Config{Strict: true})
-	if err != nil {
+func (c *Conn) open(dial dialer) (_ *Conn, err error) {
+	if c.generic, err = dial.generic(&netlink.Config{Strict: true}); err != nil {
 		return nil, err
 	}
-	route, err := dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
-	if err != nil {
-		generic.Close()
+	if c.route, err = dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true}); err != nil {
+		c.generic.Close()
 		return nil, fmt.Errorf("open route netlink socket: %w", err)
 	}
-	return &Conn{generic: generic, route: route}, nil
+	return c, nil
 }
 
 // Close closes the connection. Links and peers made over it stay.

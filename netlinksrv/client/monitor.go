@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"sync/atomic"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
@@ -60,7 +62,7 @@ type Monitor struct {
 // OpenMonitor starts to listen in the network namespace of the calling thread. Whatever is announced after it has returned
 // is received.
 func OpenMonitor() (*Monitor, error) {
-	conn, err := dialer(dialDaemon).generic(nil)
+	conn, err := dialDaemon(new(atomic.Pointer[os.File])).generic(nil)
 	if err != nil {
 		return nil, err
 	}

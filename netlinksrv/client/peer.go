@@ -2,12 +2,15 @@ package client
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"ovpn-go/netlinksrv/uapi"
 )
@@ -49,7 +52,8 @@ type PeerConfig struct {
 	// TxID is the id in packets to the peer; nil means ID.
 	TxID *uint32
 	// Socket is the descriptor of the transport socket, which stays the caller's and must stay open for as long as the
-	// peer is to live.
+	// peer is to live. A daemon has a TCP connection for itself: NewPeer then puts another socket at this number, and the
+	// peer lives as long as that one. Duplicates of the connection are to be closed, and nobody may read from one meanwhile.
 	Socket int
 	// Remote must be set over UDP and must not over TCP. The zone of an IPv6 address is a number.
 	Remote netip.AddrPort
@@ -78,6 +82,8 @@ func (c *Conn) NewPeer(ifindex int, p PeerConfig) error {
 	if err != nil {
 		return fmt.Errorf("new peer %d: %w", p.ID, err)
 	}
+	c.adding.Lock()
+	defer c.adding.Unlock()
 	_, err = c.request(uapi.CmdPeerNew, netlink.Acknowledge, ifindex, func(a *netlink.AttributeEncoder) {
 		a.Nested(uapi.AttrPeer, func(a *netlink.AttributeEncoder) error {
 			a.Uint32(uapi.PeerID, p.ID)
@@ -92,10 +98,35 @@ func (c *Conn) NewPeer(ifindex int, p PeerConfig) error {
 			return nil
 		})
 	})
+	if replacement := c.replacement.Swap(nil); replacement != nil {
+		defer replacement.Close()
+		if err == nil {
+			err = replace(p.Socket, replacement)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("new peer %d: %w", p.ID, err)
 	}
 	return nil
+}
+
+// replace puts file in place of a descriptor, as close-on-exec as that.
+func replace(fd int, file *os.File) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	cloexec := 0
+	if flags&unix.FD_CLOEXEC != 0 {
+		cloexec = unix.O_CLOEXEC
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(own uintptr) { inner = unix.Dup3(int(own), fd, cloexec) })
+	return errors.Join(err, os.NewSyscallError("dup3", inner))
 }
 
 // SetPeer changes a peer. The error is ENOENT if there is none with that id.

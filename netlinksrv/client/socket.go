@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 // ErrDaemonGone says that the daemon that answered has ended.
 var ErrDaemonGone = errors.New("the daemon is gone")
 
-// A dialer opens netlink sockets: netlink.Dial, or dialDaemon.
+// A dialer opens netlink sockets: netlink.Dial, or what dialDaemon returns.
 type dialer func(protocol int, cfg *netlink.Config) (*netlink.Conn, error)
 
 // generic opens a generic netlink socket.
@@ -33,8 +34,15 @@ func (dial dialer) generic(cfg *netlink.Config) (*genetlink.Conn, error) {
 	return genetlink.NewConn(conn), nil
 }
 
-// dialDaemon opens a socket of the daemon's if there is one, or else of the kernel's.
-func dialDaemon(protocol int, cfg *netlink.Config) (*netlink.Conn, error) {
+// dialDaemon returns a dialer that opens a socket of the daemon's if there is one, or else of the kernel's. A socket that comes with
+// an answer of the daemon's is put into replacement.
+func dialDaemon(replacement *atomic.Pointer[os.File]) dialer {
+	return func(protocol int, cfg *netlink.Config) (*netlink.Conn, error) {
+		return openDaemon(protocol, cfg, replacement)
+	}
+}
+
+func openDaemon(protocol int, cfg *netlink.Config, replacement *atomic.Pointer[os.File]) (*netlink.Conn, error) {
 	hello, err := wire.Find()
 	if errors.Is(err, wire.ErrNoDaemon) {
 		return netlink.Dial(protocol, cfg)
@@ -47,6 +55,7 @@ func dialDaemon(protocol int, cfg *netlink.Config) (*netlink.Conn, error) {
 		hello.Close()
 		return nil, err
 	}
+	s.replacement = replacement
 	if cfg != nil && cfg.Strict {
 		for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
 			if err := s.setOption(option, 1); err != nil {
@@ -63,6 +72,8 @@ type socket struct {
 	hello *wire.Hello
 	data  *net.UnixConn // each packet is a datagram
 	raw   syscall.RawConn
+	// replacement is where a socket is put that came with a datagram.
+	replacement *atomic.Pointer[os.File]
 }
 
 // openSocket asks for a socket in the network namespace of the calling thread.
@@ -173,11 +184,34 @@ func (s *socket) receive() (datagram []byte, err error) {
 			return true
 		}
 		datagram = make([]byte, size)
-		size, _, inner = unix.Recvfrom(int(fd), datagram, unix.MSG_DONTWAIT)
+		rights := make([]byte, unix.CmsgSpace(4))
+		var n, flags int
+		size, n, flags, _, inner = unix.Recvmsg(int(fd), datagram, rights, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		datagram = datagram[:max(size, 0)]
+		if n > 0 {
+			s.keep(rights[:n])
+		}
+		if flags&unix.MSG_CTRUNC != 0 {
+			inner = unix.EMFILE // a socket came, and there was no number for it
+		}
 		return inner != unix.EAGAIN
 	})
 	return datagram, errors.Join(err, inner)
+}
+
+// keep puts the socket that came with a datagram where it is looked for.
+func (s *socket) keep(rights []byte) {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) == 0 {
+		return
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return
+	}
+	if old := s.replacement.Swap(os.NewFile(uintptr(fds[0]), "transport socket")); old != nil {
+		old.Close()
+	}
 }
 
 // parseMessages cuts a datagram. The error is that of a message that is cut off.

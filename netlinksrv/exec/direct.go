@@ -129,8 +129,8 @@ func (d *DirectSocket) openGeneric(s *session, ns *netns.NS) (client int, err er
 	if err != nil {
 		return -1, err
 	}
-	g := &genericSocket{session: s, pair: pair, kind: unix.SOCK_RAW, opener: *d.task.limit, released: make(chan struct{})}
-	if g.server, err = s.server.OpenGeneric(ns, pair.deliver); err == nil {
+	g := &genericSocket{session: s, pair: pair, kind: unix.SOCK_RAW, opener: *d.task.limit, released: make(chan struct{}), handover: &handover{pair: pair}}
+	if g.server, err = s.server.OpenGeneric(ns, g.handover.deliver); err == nil {
 		if err = g.server.Bind(d.task, 0, 0); err != nil {
 			g.server.Close()
 		}

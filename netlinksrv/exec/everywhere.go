@@ -20,10 +20,6 @@ func (s *session) replaceEverywhere(inode uint64, file *os.File) error {
 		return errGone
 	}
 	defer s.calls.Done()
-	if s.listener == nil {
-		// A descriptor can be put into a process only while it waits in a notified call.
-		return fmt.Errorf("replace a descriptor of a program without a filter: %w", unix.EOPNOTSUPP)
-	}
 	return netns.Control(file, func(fd int) error { return s.replaceSocket(inode, fd) })
 }
 

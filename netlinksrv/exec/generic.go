@@ -18,6 +18,7 @@ type genericSocket struct {
 	kind     int // SOCK_RAW or SOCK_DGRAM
 	opener   credentials
 	released chan struct{} // closed when the server has let go of it
+	handover *handover     // nil for a program under a filter
 
 	sending sync.Mutex // held while a datagram is processed, which keeps the socket's order
 
@@ -91,6 +92,10 @@ func (g *genericSocket) process(t *task, datagram []byte) {
 	}
 	g.sending.Lock()
 	defer g.sending.Unlock()
+	if g.handover != nil {
+		g.handover.begin(t)
+		defer g.handover.end()
+	}
 	g.server.Send(t, datagram)
 }
 

@@ -106,11 +106,14 @@ func bindAsKernel(fd int) error {
 
 // deliver queues a datagram for the client and never blocks. errOverrun, or os.ErrClosed once the
 // client has closed its end or we ours.
-func (p *pair) deliver(datagram []byte) error {
+func (p *pair) deliver(datagram []byte) error { return p.deliverWith(datagram, nil) }
+
+// deliverWith is deliver with control data.
+func (p *pair) deliverWith(datagram, control []byte) error {
 	var inner error
 	err := p.conn.Control(func(fd uintptr) {
 		_, inner = ignoringEINTR(func() (int, error) {
-			return unix.SendmsgN(int(fd), datagram, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			return unix.SendmsgN(int(fd), datagram, control, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		})
 	})
 	switch {

@@ -13,7 +13,13 @@ import (
 // the same close-on-exec flags, the mode and time limits of the old one, and lets the client's epoll sets watch it as they
 // watched that. Threads that are blocked on the old one start again with the new one. The error is unix.EBADF if nobody has the
 // socket; a process that can't be reached keeps it, which is logged.
+//
+// A descriptor can be put into a process only while it waits in a notified call. A program without a filter gets file with the answer
+// to its request, and puts it there itself; afterwards the error is unix.EOPNOTSUPP.
 func (t *task) Replace(inode uint64, file *os.File) error {
+	if t.handover != nil {
+		return t.handover.put(t, file)
+	}
 	return t.session.replaceEverywhere(inode, file)
 }
 

@@ -28,6 +28,8 @@ type task struct {
 	// install puts a copy of our descriptor at one of the thread's numbers. It is nil for a thread
 	// that does not wait for an answer.
 	install func(fd, number int, cloexec bool) error
+	// handover is nil for a program under a filter.
+	handover *handover
 }
 
 // senderTask is a task for a sender that does not wait for an answer. It speaks for the process,

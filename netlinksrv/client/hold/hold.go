@@ -188,30 +188,36 @@ func (c *Claim) ask(what claim) error {
 	if _, err := c.conn.Write(message); err != nil {
 		return err
 	}
+	_, c.Socket, err = receive(c.conn, make([]byte, 1))
+	return err
+}
+
+// receive reads a message that comes with a socket.
+func receive(conn *net.UnixConn, b []byte) (size int, socket *os.File, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := c.conn.ReadMsgUnix(make([]byte, 1), oob)
+	size, n, _, _, err := conn.ReadMsgUnix(b, oob)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	if len(messages) != 1 {
-		return errors.New("it sent no socket")
+		return 0, nil, errors.New("it sent no socket")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	unix.CloseOnExec(fds[0])
-	c.Socket = os.NewFile(uintptr(fds[0]), "transport socket")
-	return nil
+	return size, os.NewFile(uintptr(fds[0]), "transport socket"), nil
 }
 
-// Keep says that the peer was added. From then on the holder keeps the socket until the peer is gone.
+// Keep says that the peer was added. From then on the holder keeps the socket until the peer is gone: what Socket is now, as
+// adding a TCP peer may have replaced it.
 func (c *Claim) Keep() error {
-	if _, err := c.conn.Write([]byte("keep")); err != nil {
+	if _, _, err := c.conn.WriteMsgUnix([]byte("keep"), unix.UnixRights(int(c.Socket.Fd())), nil); err != nil {
 		return fmt.Errorf("tell the holder to keep the socket: %w", err)
 	}
 	if _, err := c.conn.Read(make([]byte, 1)); err != nil {

@@ -16,11 +16,11 @@ import (
 
 // holder is the process that keeps a socket.
 type holder struct {
-	socket   *os.File
 	listener *net.UnixListener
 	netlink  *client.Conn
 
 	mu      sync.Mutex
+	socket  *os.File           // guarded by mu
 	kept    map[claim]struct{} // guarded by mu
 	pending int                // guarded by mu; conversations, whose claims are not to be judged yet
 }
@@ -89,12 +89,14 @@ func (h *holder) serve() {
 		h.pending++
 		h.mu.Unlock()
 		go func() {
-			if what, kept := h.converse(conn); kept {
+			if what, socket := h.converse(conn); socket != nil {
 				h.mu.Lock()
 				h.kept[what] = struct{}{}
+				h.socket.Close()
+				h.socket = socket
 				h.mu.Unlock()
 				_, _ = conn.Write([]byte{1})
-				go h.drain(what)
+				go h.drain(what, socket)
 			}
 			conn.Close()
 			h.mu.Lock()
@@ -105,32 +107,40 @@ func (h *holder) serve() {
 	}
 }
 
-// converse hands the socket to one who wants it and hears whether the peer came to be.
-func (h *holder) converse(conn *net.UnixConn) (what claim, kept bool) {
+// converse hands the socket to one who wants it and hears whether the peer came to be. It returns what is to be kept then: another
+// duplicate of the socket, or what the peer's daemon has put in a connection's place.
+func (h *holder) converse(conn *net.UnixConn) (what claim, socket *os.File) {
 	if sameUser(conn) != nil || conn.SetDeadline(time.Now().Add(patience)) != nil {
-		return what, false
+		return what, nil
 	}
 	b := make([]byte, 256)
 	n, err := conn.Read(b)
 	if err != nil || json.Unmarshal(b[:n], &what) != nil {
-		return what, false
+		return what, nil
 	}
-	if _, _, err := conn.WriteMsgUnix([]byte{1}, unix.UnixRights(int(h.socket.Fd())), nil); err != nil {
-		return what, false
+	h.mu.Lock()
+	_, _, err = conn.WriteMsgUnix([]byte{1}, unix.UnixRights(int(h.socket.Fd())), nil)
+	h.mu.Unlock()
+	if err != nil {
+		return what, nil
 	}
-	n, err = conn.Read(b)
-	return what, err == nil && string(b[:n]) == "keep"
+	n, socket, err = receive(conn, b)
+	if err == nil && string(b[:n]) != "keep" {
+		socket.Close()
+		return what, nil
+	}
+	return what, socket
 }
 
 // drain reads from a connection until it ends, and then deletes its peer: that is up to whoever has the connection. It reads only
 // once the peer is there, as nobody but that has any use for what else comes. A UDP socket does not end.
-func (h *holder) drain(what claim) {
-	kind, err := unix.GetsockoptInt(int(h.socket.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
+func (h *holder) drain(what claim, socket *os.File) {
+	kind, err := unix.GetsockoptInt(int(socket.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil || kind == unix.SOCK_DGRAM {
 		return
 	}
 	for b := make([]byte, 1<<16); err == nil; {
-		_, err = h.socket.Read(b)
+		_, err = socket.Read(b)
 	}
 	_ = h.netlink.DeletePeer(what.Ifindex, what.Peer)
 	h.review()

@@ -24,8 +24,9 @@
 //
 // "netlink" asks for a netlink socket of "protocol" 16 (generic) or 0 (route) in the network namespace that is passed
 // beside it. Beside the answer is one end of a pair of SEQPACKET sockets: each packet on it is a datagram of netlink, and the
-// descriptors and processes that a message names are those of the process that sends it. "port" in the answer is
-// the socket's. It lives as long as the connection, on which "option" sets the option of level SOL_NETLINK "name" to
+// descriptors and processes that a message names are those of the process that sends it. A TCP connection that becomes a peer's
+// transport socket is the daemon's alone from then on: beside the acknowledgement of that request, which must ask for one, is the socket that the
+// client puts in its place. "port" in the answer is the socket's. It lives as long as the connection, on which "option" sets the option of level SOL_NETLINK "name" to
 // "value", a number.
 //
 // "status" asks about peers of the interface "ifindex" in the network namespace that is passed beside it, and may be repeated on the
