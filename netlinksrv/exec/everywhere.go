@@ -143,8 +143,8 @@ func (s *session) replaceIn(threads table, inode uint64, fd int) (err error) {
 	err = errEnded
 	for attempt := 0; attempt < attempts; {
 		if tid, id := waiting(); tid != 0 {
-			if err = replace(tid)(id); errors.Is(err, errGone) {
-				answered[id] = true
+			if err = replace(tid)(id); err != nil && !s.listener.valid(id) {
+				answered[id] = true // and may have ended since, so that the error can be any
 				continue
 			}
 			break
