@@ -23,11 +23,7 @@ type Handover struct {
 }
 
 // Adopted is a client of another process's that this process answers.
-type Adopted struct {
-	session *session
-	failed  chan error    // gets serve's error
-	served  chan struct{} // closed when serve has returned
-}
+type Adopted struct{ answers *embedded }
 
 // Adopt answers a client's notified calls until Close. Its supervisor goes on to pass signals and to wait for it, and must
 // end it when this process has ended.
@@ -47,36 +43,24 @@ func Adopt(o Options, h Handover) (*Adopted, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Adopted{session: o.session(), failed: make(chan error, 1), served: make(chan struct{})}
-	a.session.guard, a.session.reach = guard, reach
-	if err := a.session.start(listener, window{h.Window[0], h.Window[1]}); err != nil {
-		a.session.close()
+	answers := newEmbedded(o.session(), guard, reach)
+	if err := answers.start(listener, window{h.Window[0], h.Window[1]}); err != nil {
+		answers.finish()
 		return nil, err
 	}
-	go func() {
-		defer close(a.served)
-		if err := listener.serve(a.session.notified); err != nil {
-			a.failed <- err
-		}
-	}()
-	return a, nil
+	return &Adopted{answers}, nil
 }
 
 // Failed yields why the client's calls are not answered any more, although nobody has called Close.
-func (a *Adopted) Failed() <-chan error { return a.failed }
+func (a *Adopted) Failed() <-chan error { return a.answers.failed() }
 
 // Close stops answering and releases all that the client's sockets hold. Calls that are not answered yet never are.
-func (a *Adopted) Close() {
-	a.session.listener.shutdown()
-	<-a.served
-	a.session.close()
-}
+func (a *Adopted) Close() { a.answers.finish() }
 
 // listener checks that the file is what it must be, as another's would be asked things that it does not understand, and returns
 // a duplicate.
-func (h Handover) listener() (*listener, error) {
-	fd := -1
-	err := netns.Control(h.Listener, func(raw int) (err error) {
+func (h Handover) listener() (fd int, err error) {
+	err = netns.Control(h.Listener, func(raw int) (err error) {
 		name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(raw))
 		if err != nil {
 			return err
@@ -88,9 +72,9 @@ func (h Handover) listener() (*listener, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("adopt a listener: %w", err)
+		return -1, fmt.Errorf("adopt a listener: %w", err)
 	}
-	return newListener(fd)
+	return fd, nil
 }
 
 // guard returns the guard's pid. A client's other processes are looked for below it, so it must be the parent's own child.

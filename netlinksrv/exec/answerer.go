@@ -23,29 +23,23 @@ var (
 type answerer interface {
 	// start takes ownership of the filter's listener.
 	start(listener int, w window) error
-	// events says what becomes of the answerer by itself.
-	events() <-chan answererEvent
+	// failed yields why nobody answers any more, or ErrDaemonStopped if it will soon be so.
+	failed() <-chan error
 	// finish is called when no process of the client is left, and returns when everything is released.
 	finish() error
 }
 
-// answererEvent is that nobody answers any more, because of err, or if that is nil, that it will soon be so.
-type answererEvent struct{ err error }
-
 // embedded answers by a session in this process.
 type embedded struct {
 	session *session
-	served  chan error // serve's result; nil before there is a listener
-	failed  chan answererEvent
+	failure chan error    // gets serve's
+	served  chan struct{} // closed when serve has returned; nil before there is a listener
 }
 
-func newEmbedded(o options, server server, guard int, reach Reach) *embedded {
-	e := &embedded{session: newSession(server, o.logger, o.beforeBind), failed: make(chan answererEvent, 1)}
-	e.session.guard, e.session.reach = guard, reach
-	if o.connections != nil {
-		e.session.connections = o.connections
-	}
-	return e
+// newEmbedded takes ownership of a session that has not started.
+func newEmbedded(s *session, guard int, reach Reach) *embedded {
+	s.guard, s.reach = guard, reach
+	return &embedded{session: s, failure: make(chan error, 1)}
 }
 
 func (e *embedded) start(listener int, w window) error {
@@ -56,38 +50,41 @@ func (e *embedded) start(listener int, w window) error {
 	if err := e.session.start(l, w); err != nil {
 		return err
 	}
-	e.served = make(chan error, 1)
+	e.served = make(chan struct{})
 	go func() {
-		err := l.serve(e.session.notified)
-		if err != nil {
-			e.failed <- answererEvent{err}
+		defer close(e.served)
+		if err := l.serve(e.session.notified); err != nil {
+			e.failure <- err
 		}
-		e.served <- err
 	}()
 	return nil
 }
 
-func (e *embedded) events() <-chan answererEvent { return e.failed }
+func (e *embedded) failed() <-chan error { return e.failure }
 
 func (e *embedded) finish() (err error) {
 	if e.served != nil {
 		e.session.listener.shutdown()
-		err = <-e.served
+		<-e.served
 	}
 	e.session.close()
+	select {
+	case err = <-e.failure: // nobody has heard of it
+	default:
+	}
 	return err
 }
 
 // remote has a daemon answer.
 type remote struct {
-	conn     *wire.Hello
-	guard    int // pid
-	received chan answererEvent
-	reading  chan struct{} // closed when the daemon's words are no longer read; nil before they are
+	conn    *wire.Hello
+	guard   int // pid
+	failure chan error
+	reading chan struct{} // closed when the daemon's words are no longer read; nil before they are
 }
 
 func newRemote(conn *wire.Hello, guard int) *remote {
-	return &remote{conn: conn, guard: guard, received: make(chan answererEvent, 2)} // at most a stop and an end
+	return &remote{conn: conn, guard: guard, failure: make(chan error, 2)} // at most a stop and an end
 }
 
 func (r *remote) start(listener int, w window) error {
@@ -129,17 +126,17 @@ func (r *remote) read() {
 			} else {
 				err = fmt.Errorf("%w: %w", ErrDaemonGone, err)
 			}
-			r.received <- answererEvent{err}
+			r.failure <- err
 			return
 		}
 		if reply.Type == wire.TypeStop && !stopped {
 			stopped = true
-			r.received <- answererEvent{}
+			r.failure <- ErrDaemonStopped
 		}
 	}
 }
 
-func (r *remote) events() <-chan answererEvent { return r.received }
+func (r *remote) failed() <-chan error { return r.failure }
 
 func (r *remote) finish() error {
 	err := r.conn.Close()

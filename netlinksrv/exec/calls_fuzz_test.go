@@ -86,7 +86,7 @@ func newCaller(f *testing.F) *caller {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := newSession(realServer{server}, slog.New(slog.DiscardHandler), nil)
+	s := newSession(realServer{server}, slog.New(slog.DiscardHandler))
 	if err := s.start(l, w); err != nil {
 		f.Fatal(err)
 	}

@@ -258,7 +258,7 @@ func TestConnectionAnswersForItsSubstitute(t *testing.T) {
 	for _, family := range []string{"4", "6"} {
 		t.Run("IPv"+family, func(t *testing.T) {
 			s, c := substitutes(t)
-			o := underSupervisor(t, s, func(o *options) { o.connections = c }, roleCommand("connection", family)...)
+			o := underSupervisor(t, s, func(o *options) { o.session.connections = c }, roleCommand("connection", family)...)
 			if o.err != nil || o.status != (Status{}) {
 				t.Fatalf("%v, %v\n%s", o.status, o.err, o.output)
 			}
@@ -284,7 +284,7 @@ func BenchmarkAsking(b *testing.B) {
 	for _, held := range []string{"nothing", "another", "own"} {
 		b.Run(held, func(b *testing.B) {
 			s, c := substitutes(b)
-			o := underSupervisor(b, s, func(o *options) { o.connections = c }, roleCommand("asks", held, strconv.Itoa(b.N))...)
+			o := underSupervisor(b, s, func(o *options) { o.session.connections = c }, roleCommand("asks", held, strconv.Itoa(b.N))...)
 			ns, err := strconv.Atoi(strings.TrimSpace(o.output))
 			if err != nil {
 				b.Fatalf("%v, %v\n%s", o.status, o.err, o.output)

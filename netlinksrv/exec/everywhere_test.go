@@ -419,7 +419,7 @@ func TestInjectLeavesThreadsWithOtherFilters(t *testing.T) {
 	if _, err := unix.Read(pair[0], make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	s := newSession(newFakeServer(), slog.New(slog.DiscardHandler), nil)
+	s := newSession(newFakeServer(), slog.New(slog.DiscardHandler))
 	s.guard = os.Getpid()
 	never := func() bool { return false }
 	if err := s.inject(pid, never, func(uint64) error { return nil }); !errors.Is(err, errOwnFilter) {
@@ -436,7 +436,7 @@ func TestInjectLeavesThreadsWithOtherFilters(t *testing.T) {
 // Who gives up on a thread does not take away what another one has announced for it meanwhile.
 func TestForgetsOnlyOwnInjection(t *testing.T) {
 	const tid = 7
-	s := newSession(newFakeServer(), slog.New(slog.DiscardHandler), nil)
+	s := newSession(newFakeServer(), slog.New(slog.DiscardHandler))
 	_, forgetFirst := s.expectInjected(tid)
 	ids, forgetSecond := s.expectInjected(tid)
 	forgetFirst()

@@ -99,12 +99,13 @@ func superviseUntil(t testing.TB, ctx context.Context, s server, change func(*op
 		stdio:  [3]uintptr{null.Fd(), write.Fd(), write.Fd()},
 		probe:  Probe,
 	}
+	o.session = newSession(s, o.logger)
 	if change != nil {
 		change(&o)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("client takes too long"))
 	defer cancel()
-	status, err := run(ctx, o, s)
+	status, err := run(ctx, o)
 	write.Close()
 	return outcome{status, err, <-output}
 }

@@ -61,11 +61,10 @@ func Run(ctx context.Context, o Options) (Status, error) {
 		apart:         o.Apart,
 		probe:         Probe,
 	}
-	if o.Sockets != nil {
-		inner.beforeBind = o.Sockets.BeforeBind
-		inner.connections = o.Sockets
+	if o.Server != nil {
+		inner.session = o.session()
 	}
-	return run(ctx, inner, realServer{o.Server})
+	return run(ctx, inner)
 }
 
 func (o Options) logger() *slog.Logger {
@@ -77,10 +76,9 @@ func (o Options) logger() *slog.Logger {
 
 // session returns one that has not started.
 func (o Options) session() *session {
-	if o.Sockets == nil {
-		return newSession(realServer{o.Server}, o.logger(), nil)
+	s := newSession(realServer{o.Server}, o.logger())
+	if o.Sockets != nil {
+		s.beforeBind, s.connections = o.Sockets.BeforeBind, o.Sockets
 	}
-	s := newSession(realServer{o.Server}, o.logger(), o.Sockets.BeforeBind)
-	s.connections = o.Sockets
 	return s
 }

@@ -14,10 +14,11 @@ import (
 
 // session answers the notified calls of one client and its descendants.
 type session struct {
-	server     server
-	logger     *slog.Logger
-	beforeBind func(ns netns.ID, port uint16)
-	// connections is set before the first notification.
+	server server
+	logger *slog.Logger
+	// beforeBind is told what the client is about to bind, and connections are those that the server's answers may put pairs in
+	// place of. They are set before the session starts, if they are set.
+	beforeBind  func(ns netns.ID, port uint16)
 	connections connections
 	listener    *listener
 	injector    injector
@@ -53,9 +54,9 @@ type endpoint interface {
 	hangUp()
 }
 
-func newSession(server server, logger *slog.Logger, beforeBind func(netns.ID, uint16)) *session {
+func newSession(server server, logger *slog.Logger) *session {
 	return &session{
-		server: server, logger: logger, beforeBind: beforeBind,
+		server: server, logger: logger,
 		connections: noConnections{}, endpoints: make(map[uint64]endpoint),
 		waiting: make(map[int]uint64), injected: make(map[int]chan<- uint64),
 	}

@@ -15,23 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/netlinksrv/daemon/wire"
-	"ovpn-go/tun/netns"
 )
 
 // ErrGuard says that the process between us and the client was killed. Everything under it has
 // been killed as well.
 var ErrGuard = errors.New("guard process died")
 
-// options are Options without the server, which the tests replace.
+// options are Options with what the tests replace.
 type options struct {
 	args   []string
 	logger *slog.Logger
-	// daemon answers the client in place of a session of ours; nil if there is none.
-	daemon     *wire.Hello
-	beforeBind func(ns netns.ID, port uint16)
-	// connections are those that the server's answers may put pairs in place of; nil if there are none.
-	connections connections
-	stdio       [3]uintptr // what the client gets as 0, 1, 2
+	// session answers the client, or if that is nil, daemon.
+	session *session
+	daemon  *wire.Hello
+	stdio   [3]uintptr // what the client gets as 0, 1, 2
 	// dropInherited closes the descriptors that the client inherits from us in ourselves.
 	dropInherited bool
 	// apart is called when the guard has been started; nil if there is nothing to call.
@@ -55,7 +52,7 @@ type supervisor struct {
 }
 
 // run starts the client and returns when it and all of its descendants are gone.
-func run(ctx context.Context, o options, server server) (Status, error) {
+func run(ctx context.Context, o options) (Status, error) {
 	path, err := osexec.LookPath(o.args[0])
 	if err != nil && !errors.Is(err, osexec.ErrDot) {
 		return Status{Code: exitStatusOf(err)}, err
@@ -86,7 +83,7 @@ func run(ctx context.Context, o options, server server) (Status, error) {
 	} else {
 		reach := o.probe(s.guard)
 		s.announceReach(reach)
-		s.answers = newEmbedded(o, server, s.guard, reach)
+		s.answers = newEmbedded(o.session, s.guard, reach)
 	}
 	s.supervise(ctx, signals)
 	s.finish(others)
@@ -187,7 +184,7 @@ func (s *supervisor) supervise(ctx context.Context, signals <-chan os.Signal) {
 		}
 	}()
 	cancelled := ctx.Done()
-	events := s.answers.events()
+	failed := s.answers.failed()
 	for {
 		select {
 		case r, ok := <-messages:
@@ -202,8 +199,8 @@ func (s *supervisor) supervise(ctx context.Context, signals <-chan os.Signal) {
 		case <-cancelled:
 			cancelled = nil
 			s.abort(context.Cause(ctx))
-		case event := <-events:
-			s.noteAnswerer(event)
+		case err := <-failed:
+			s.notAnswered(err)
 		}
 	}
 }
@@ -230,10 +227,10 @@ func (s *supervisor) handle(m message, fd int) {
 	}
 }
 
-// noteAnswerer acts on what becomes of who answers the client.
-func (s *supervisor) noteAnswerer(event answererEvent) {
-	if event.err != nil {
-		s.abort(event.err) // a client that is not answered hangs
+// notAnswered acts on that nobody answers the client any more, or soon.
+func (s *supervisor) notAnswered(err error) {
+	if !errors.Is(err, ErrDaemonStopped) {
+		s.abort(err) // a client that is not answered hangs
 		return
 	}
 	s.logger.Warn("the daemon stops: the program is ended")

@@ -185,14 +185,16 @@ func init() {
 	// supervise is Run with the fake server. It prints the pids of client and guard and ends as the
 	// client ends.
 	roles["supervise"] = func(args []string) error {
+		logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 		status, err := run(context.Background(), options{
 			args:          args,
-			logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
+			logger:        logger,
+			session:       newSession(newFakeServer(), logger),
 			stdio:         [3]uintptr{0, 1, 2},
 			dropInherited: true,
 			probe:         Probe,
 			started:       func(client, guard int) { fmt.Printf("client %d guard %d\n", client, guard) },
-		}, newFakeServer())
+		})
 		if err != nil {
 			return err
 		}
