@@ -78,12 +78,7 @@ type socket struct {
 
 // openSocket asks for a socket in the network namespace of the calling thread.
 func openSocket(hello *wire.Hello, protocol int) (s *socket, port uint32, err error) {
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, 0, err
-	}
-	defer ns.Close()
-	reply, files, err := hello.Begin(wire.Request{Type: wire.TypeNetlink, Protocol: protocol}, ns)
+	reply, files, err := beginHere(hello, wire.Request{Type: wire.TypeNetlink, Protocol: protocol})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -110,6 +105,16 @@ func openSocket(hello *wire.Hello, protocol int) (s *socket, port uint32, err er
 		return nil, 0, err
 	}
 	return &socket{hello: hello, data: data, raw: raw}, reply.Port, nil
+}
+
+// beginHere says what the connection is for, in the network namespace of the calling thread.
+func beginHere(hello *wire.Hello, r wire.Request) (wire.Reply, []*os.File, error) {
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return wire.Reply{}, nil, err
+	}
+	defer ns.Close()
+	return hello.Begin(r, ns)
 }
 
 // Close ends the socket, and a Receive that waits.

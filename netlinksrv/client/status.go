@@ -3,7 +3,6 @@ package client
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,13 +47,8 @@ func (c *Conn) PeerStatus(ifindex int) (map[uint32]PeerStatus, error) {
 		return nil, err
 	}
 	defer hello.Close()
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
 	request := wire.Request{Type: wire.TypeStatus, Ifindex: uint32(ifindex)}
-	reply, _, err := hello.Begin(request, ns)
+	reply, _, err := beginHere(hello, request)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, ErrNoStatus // it is of a version that knew no such request
 	}

@@ -219,7 +219,7 @@ func (r request) Close() { r.packet.Close() }
 
 // greet finds out who has connected and what it wants. The caller is nil if that can't be found out.
 func greet(c *wire.Conn) (*exec.Caller, request, error) {
-	if err := control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1) }); err != nil {
+	if err := netns.Control(c.Unix(), func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1) }); err != nil {
 		return nil, request{}, err
 	}
 	if err := c.Unix().SetReadDeadline(time.Now().Add(wire.Patience)); err != nil {
@@ -234,7 +234,7 @@ func greet(c *wire.Conn) (*exec.Caller, request, error) {
 		return nil, request{}, fmt.Errorf("request %q before a hello: %w", hello.Type, unix.EPROTO)
 	}
 	var caller *exec.Caller
-	err = control(c, func(fd int) (err error) {
+	err = netns.Control(c.Unix(), func(fd int) (err error) {
 		caller, err = exec.NewCaller(fd)
 		return err
 	})
@@ -275,18 +275,6 @@ func newNonce() uint64 {
 	rand.Read(b[:])
 	// Below 2^53, so that any reader of JSON gets it right.
 	return binary.NativeEndian.Uint64(b[:])>>11 | 1
-}
-
-func control(c *wire.Conn, fn func(fd int) error) error {
-	raw, err := c.Unix().SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	if err := raw.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
 }
 
 // run answers a program until its supervisor closes the connection.

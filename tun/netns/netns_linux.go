@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -150,15 +151,15 @@ func (n *NS) enter() error {
 	return Control(n.file, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
 }
 
-// Control runs fn with a file's descriptor, a namespace's or any other; unlike os.File.Fd it leaves the file's mode alone. The
-// descriptor is good until fn returns. The error is fn's, or os.ErrClosed.
-func Control(file *os.File, fn func(fd int) error) error {
-	conn, err := file.SyscallConn()
+// Control runs fn with the descriptor of a file, a namespace's or any other, or of a connection; unlike os.File.Fd it leaves
+// the file's mode alone. The descriptor is good until fn returns. The error is fn's, or os.ErrClosed.
+func Control(file syscall.Conn, fn func(fd int) error) error {
+	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
 		return err
 	}
 	return inner
