@@ -231,7 +231,7 @@ func (d *Device) SetPeer(id uint32, up PeerUpdate) (err error) {
 // measurePath sizes a transport for the way to remote. now is the boot-time second.
 func (d *Device) measurePath(tr *transport, remote netip.AddrPort, scope uint32, now int64) {
 	if err := tr.path.measure(tr.udp.probe, d.fit, remote, scope, now); err != nil {
-		d.log.Debug("no path mtu", "err", err)
+		d.log.Debug("no path mtu", "error", err)
 	}
 }
 

@@ -180,7 +180,7 @@ func (d *Device) await() {
 	d.running.Wait()
 	d.exclusively(d.closeDescriptors)
 	if err := d.link.Close(); err != nil {
-		d.log.Warn("close interface", "err", err)
+		d.log.Warn("close interface", "error", err)
 	}
 	d.moving.Lock()
 	if routes := d.routes.Load(); routes != nil {
@@ -220,7 +220,7 @@ func (d *Device) Place() (ns netns.ID, ifindex int) {
 	}
 	if ns = d.link.NetNS().ID(); ns != d.place {
 		if err := d.mirrorRoutes(); err != nil {
-			d.log.Error("follow the device", "err", err)
+			d.log.Error("follow the device", "error", err)
 		} else {
 			d.log.Info("device moved", "ifindex", d.link.Ifindex())
 			d.place = ns

@@ -19,7 +19,7 @@ func (d *Device) follow() {
 		listener, here, err := d.listenHere()
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
-				d.log.Error("watch for moves of the interface", "err", err)
+				d.log.Error("watch for moves of the interface", "error", err)
 			}
 			return
 		}
@@ -27,7 +27,7 @@ func (d *Device) follow() {
 		listener.close()
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
-				d.log.Error("watch for moves of the interface", "err", err)
+				d.log.Error("watch for moves of the interface", "error", err)
 			}
 			return
 		}

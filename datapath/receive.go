@@ -94,7 +94,7 @@ func (r *receiver) socket(sock *udpSocket, fd int) bool {
 func (r *receiver) connected(sock *udpSocket) bool {
 	more := r.socket(sock, sock.conn.raw.fd)
 	if err := sock.conn.follow(r.w.clock.boot); err != nil {
-		r.w.dev.log.Warn("receive without UDP GRO", "port", sock.info.LocalPort, "err", err)
+		r.w.dev.log.Warn("receive without UDP GRO", "port", sock.info.LocalPort, "error", err)
 	}
 	return more
 }

@@ -77,6 +77,6 @@ func (d *Device) exhausted(p *peers.Peer, key *crypto.Key) {
 // setCarrier shows the stack whether packets have somewhere to go.
 func (d *Device) setCarrier(on bool) {
 	if err := d.link.SetCarrier(on); err != nil {
-		d.log.Debug("set carrier", "on", on, "err", err)
+		d.log.Debug("set carrier", "on", on, "error", err)
 	}
 }

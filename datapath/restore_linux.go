@@ -20,7 +20,7 @@ func (d *Device) restore(c *tcpConn) {
 		}
 		fd, err := unix.FcntlInt(uintptr(c.stream.fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			d.log.Warn("duplicate a client's connection", "err", err)
+			d.log.Warn("duplicate a client's connection", "error", err)
 			return
 		}
 		stream = os.NewFile(uintptr(fd), "connection of a client")
@@ -36,7 +36,7 @@ func (d *Device) restore(c *tcpConn) {
 		case !c.is(tcpRestoring):
 			// The device was stopped, or the client has closed what it had.
 		case failed != nil:
-			d.log.Debug("a client keeps a pair in place of its connection", "err", failed)
+			d.log.Debug("a client keeps a pair in place of its connection", "error", failed)
 			c.become(tcpRestoring, tcpPlain)
 			c.worker.markReadable(&c.stream)
 			c.worker.awake()

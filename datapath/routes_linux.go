@@ -130,13 +130,13 @@ func (r *Routes) run() {
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			if !errors.Is(err, os.ErrClosed) {
-				r.log.Error("follow routes", "err", err)
+				r.log.Error("follow routes", "error", err)
 			}
 			return
 		}
 		if !r.readDue.IsZero() && !time.Now().Before(r.readDue) {
 			if err := r.read(); err != nil {
-				r.log.Debug("read routes", "err", err)
+				r.log.Debug("read routes", "error", err)
 				r.readSoon(0)
 			}
 		}

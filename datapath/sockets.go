@@ -140,7 +140,7 @@ func (s *Sockets) Connection(cookie uint64) (*os.File, bool) {
 	}
 	fd, err := unix.FcntlInt(uintptr(c.stream.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		s.log.Warn("duplicate a client's connection", "err", err)
+		s.log.Warn("duplicate a client's connection", "error", err)
 		return nil, false
 	}
 	return os.NewFile(uintptr(fd), "connection of a client"), true
@@ -157,7 +157,7 @@ func (s *Sockets) SetMark(cookie uint64, mark int) bool {
 	}
 	for i := range sock.lanes {
 		if err := unix.SetsockoptInt(sock.lanes[i].fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
-			s.log.Warn("follow the mark of a client's socket", "port", sock.info.LocalPort, "err", err)
+			s.log.Warn("follow the mark of a client's socket", "port", sock.info.LocalPort, "error", err)
 		}
 	}
 	sock.probe.setMark(mark)
@@ -201,7 +201,7 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 	assist, err := assistGRO(client, info)
 	if err != nil {
 		// Slower, but the client's control packets are safe.
-		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "err", err)
+		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "error", err)
 		for _, fd := range fds {
 			_ = setGRO(fd, false)
 		}
@@ -220,7 +220,7 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		conn.front.drain = func() bool { return w.rx.socket(sock, conn.front.fd) }
 	}
 	if sock.probe, err = newPathProbe(ns, info); err != nil {
-		s.log.Warn("no path MTU will be known", "port", info.LocalPort, "err", err)
+		s.log.Warn("no path MTU will be known", "port", info.LocalPort, "error", err)
 	}
 	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {
 		// The watch may be waiting for this call, in unwatch, between turns.
@@ -294,7 +294,7 @@ func (s *Sockets) BeforeBind(ns netns.ID, port uint16) {
 	for _, sock := range stale {
 		there, err := s.watch.exists(sock.ns, unix.IPPROTO_UDP, sock.info.Family, sock.info.Cookie, port)
 		if err != nil {
-			s.log.Warn("look up a client's socket", "port", port, "err", err)
+			s.log.Warn("look up a client's socket", "port", port, "error", err)
 		}
 		gone := err == nil && !there
 		sock.owner.exclusively(func() {

@@ -127,7 +127,7 @@ func (w *sockWatch) open(ns *netns.NS, key watchKey) (*watchGroup, error) {
 	}
 	if g.listener == nil {
 		w.warn.Do(func() {
-			w.log.Warn("closed client sockets are noticed by polling", "interval", w.interval, "err", err)
+			w.log.Warn("closed client sockets are noticed by polling", "interval", w.interval, "error", err)
 		})
 	}
 	w.running.Go(func() { w.run(g) })
@@ -187,7 +187,7 @@ func (w *sockWatch) receive(g *watchGroup) {
 		}
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
-				w.log.Warn("receive announcements of closed sockets", "err", err)
+				w.log.Warn("receive announcements of closed sockets", "error", err)
 			}
 			return
 		}
@@ -220,7 +220,7 @@ func (w *sockWatch) checkAll(g *watchGroup) {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			socks, err := dumpSockets(g.ns, g.key.proto, family, 0)
 			if err != nil {
-				w.log.Debug("look up client sockets", "err", err)
+				w.log.Debug("look up client sockets", "error", err)
 				return
 			}
 			for _, s := range socks {

@@ -257,7 +257,7 @@ func (t *transmitter) datagrams() {
 	if t.oneByOne(data) && err != errNotTried {
 		if b.via.gso.refused(err, b.stride, t.w.clock.boot) {
 			t.w.dev.log.Info("the kernel won't cut datagrams on this path, they are sent one by one",
-				"remote", b.binding.Remote, "size", b.stride, "err", err)
+				"remote", b.binding.Remote, "size", b.stride, "error", err)
 		}
 		if now := t.w.clock.boot; err != unix.EIO && !b.via.path.measuredIn(now) {
 			// The path may have become narrower since.

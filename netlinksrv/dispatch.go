@@ -23,7 +23,7 @@ func (g *GenericSocket) Send(task Task, datagram []byte) {
 	}
 	if g.Port() == 0 {
 		if err := g.Bind(task, 0, 0); err != nil {
-			g.server.log.Warn("bind netlink socket", "err", err)
+			g.server.log.Warn("bind netlink socket", "error", err)
 		}
 	}
 	if !g.server.concerns(datagram) {
@@ -113,7 +113,7 @@ func (g *GenericSocket) serve(task Task, family int, msg []byte) {
 	}
 	reply, started, err := r.execute()
 	if debug {
-		g.server.log.Debug("netlink answer", "port", r.port, "seq", r.header.seq, "reply", families[family].decode(reply), "err", err)
+		g.server.log.Debug("netlink answer", "port", r.port, "seq", r.header.seq, "reply", families[family].decode(reply), "error", err)
 	}
 	switch {
 	case err != nil:

@@ -17,7 +17,7 @@ func (g *GenericSocket) relay(task Task, datagram []byte) error {
 		err = send()
 	}
 	if err != nil {
-		g.server.log.Warn("relay netlink request", "port", g.Port(), "err", err)
+		g.server.log.Warn("relay netlink request", "port", g.Port(), "error", err)
 		g.refuseAll(datagram, errnoOf(err, unix.EIO))
 	}
 	g.twin.drain()

@@ -130,7 +130,7 @@ func (s *Server) create(cfg datapath.Config, kind string, queues queueCounts, m 
 		return taken
 	}
 	if err != nil {
-		s.log.Warn("create link", "iface", cfg.Name, "err", err)
+		s.log.Warn("create link", "iface", cfg.Name, "error", err)
 		return Refuse(errnoOf(err, unix.EIO))
 	}
 	body, any := m.settings(uint32(l.dev.Ifindex()))
@@ -138,9 +138,9 @@ func (s *Server) create(cfg datapath.Config, kind string, queues queueCounts, m 
 		return Acknowledge
 	}
 	if err := s.configureLink(cfg.NetNS, body); err != nil {
-		s.log.Warn("configure link", "iface", cfg.Name, "err", err)
+		s.log.Warn("configure link", "iface", cfg.Name, "error", err)
 		if err := l.dev.Close(); err != nil {
-			s.log.Warn("delete link", "iface", cfg.Name, "err", err)
+			s.log.Warn("delete link", "iface", cfg.Name, "error", err)
 		}
 		return Refuse(errnoOf(err, unix.EIO))
 	}

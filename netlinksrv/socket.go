@@ -126,7 +126,7 @@ func (g *GenericSocket) ackOptions() ackOptions {
 // post delivers a datagram. What the client's queue has no room for is lost.
 func (g *GenericSocket) post(datagram []byte) {
 	if err := g.tryPost(datagram); err != nil {
-		g.server.log.Debug("netlink receive queue overrun", "port", g.Port(), "err", err)
+		g.server.log.Debug("netlink receive queue overrun", "port", g.Port(), "error", err)
 	}
 }
 

@@ -12,10 +12,10 @@ import (
 // where that is allowed from swap space.
 func hideKeys(log *slog.Logger) {
 	if err := confine.HideMemory(); err != nil {
-		log.Warn("keys may get into core files", "err", err)
+		log.Warn("keys may get into core files", "error", err)
 	}
 	if err := confine.LockMemory(); err != nil {
-		log.Debug("keys may get into swap space", "err", err)
+		log.Debug("keys may get into swap space", "error", err)
 	}
 }
 
@@ -31,9 +31,9 @@ func confineDaemon(log *slog.Logger) {
 		unix.CAP_DAC_READ_SEARCH,  // their lists in /proc, where the client is another user
 	)
 	if err != nil {
-		log.Warn("capabilities that are not needed are kept", "err", err)
+		log.Warn("capabilities that are not needed are kept", "error", err)
 	}
 	if err := confine.RefuseCalls(); err != nil {
-		log.Warn("system calls that are not needed are not refused", "err", err)
+		log.Warn("system calls that are not needed are not refused", "error", err)
 	}
 }
