@@ -46,10 +46,10 @@ func flat(t reflect.Type) bool {
 	return false
 }
 
-// newGCM returns GCM with a block cipher, of which it keeps a copy: the original is wiped.
+// newGCM returns GCM with a block cipher. If it keeps a copy, the original is wiped.
 func newGCM(block cipher.Block) (cipher.AEAD, error) {
 	aead, err := cipher.NewGCM(block)
-	if err == nil && memoryOf(aead) != nil {
+	if memoryOf(aead) != nil {
 		clear(memoryOf(block))
 	}
 	return aead, err

@@ -2,6 +2,8 @@ package crypto_test
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/subtle"
 	"os"
 	"os/exec"
 	"runtime"
@@ -36,6 +38,69 @@ func TestKeyIsWipedWhenNobodyHasIt(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 		})
+	}
+}
+
+// A cipher's memory is that of one flat value. Overwriting only a part, or what is shared with others, would be worse than
+// leaving it to the garbage collector.
+func TestMemoryOf(t *testing.T) {
+	type flat struct {
+		words [3]uint64
+		more  struct{ ready bool }
+	}
+	for _, row := range []struct {
+		name   string
+		cipher any
+		want   int // bytes
+	}{
+		{"nothing", nil, 0},
+		{"a flat value", &flat{}, 32},
+		{"a value that is not pointed to", flat{}, 0},
+		{"a value that refers to more", &struct {
+			key    [32]byte
+			shared []byte
+		}{shared: []byte("shared")}, 0},
+		{"a value that refers to more in an array", &[2]*flat{}, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if got := len(crypto.MemoryOf(row.cipher)); got != row.want {
+				t.Errorf("%d bytes, want %d", got, row.want)
+			}
+		})
+	}
+}
+
+// GCM copies AES, so that the original is a second place where the key would stay.
+func TestGCMWipesTheBlockItCopied(t *testing.T) {
+	block, err := aes.NewCipher(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !contains(crypto.MemoryOf(block)) {
+		t.Fatal("no secrets in the block cipher's memory")
+	}
+	if _, err := crypto.NewGCM(block); err != nil {
+		t.Fatal(err)
+	}
+	if contains(crypto.MemoryOf(block)) {
+		t.Error("secrets are left in the block cipher")
+	}
+}
+
+// xor is a block cipher of another kind, to which GCM only refers.
+type xor [16]byte
+
+func (*xor) BlockSize() int            { return len(xor{}) }
+func (x *xor) Encrypt(dst, src []byte) { subtle.XORBytes(dst, src, x[:]) }
+func (x *xor) Decrypt(dst, src []byte) { subtle.XORBytes(dst, src, x[:]) }
+
+func TestGCMKeepsTheBlockItRefersTo(t *testing.T) {
+	block := &xor{1, 2, 3}
+	if _, err := crypto.NewGCM(block); err != nil {
+		t.Fatal(err)
+	}
+	if *block != (xor{1, 2, 3}) {
+		t.Error("the block cipher was wiped while GCM uses it")
 	}
 }
 
