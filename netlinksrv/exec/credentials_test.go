@@ -151,7 +151,54 @@ func init() {
 			{"listening to other namespaces", func() error {
 				return expectErrno("setsockopt", unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1), unix.EPERM)
 			}},
+			{"joining a group that takes rights", func() error {
+				other, err := openNetlink(0, unix.NETLINK_ROUTE)
+				if err != nil {
+					return err
+				}
+				both := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: linkGroups | 1<<(rtnlgrpIPv4MrouteR-1)}
+				if err := expectErrno("bind", unix.Bind(other, both), unix.EPERM); err != nil {
+					return err
+				}
+				if err := expectLoopback(other, 8, "LO"); err != nil {
+					return err
+				}
+				// From here on a pair.
+				if err := toKernel(other)(getLoopback(9)); err != nil {
+					return err
+				}
+				if err := expectErrno("setsockopt", unix.SetsockoptInt(other, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, rtnlgrpIPv4MrouteR), unix.EPERM); err != nil {
+					return err
+				}
+				name, err := unix.Getsockname(other)
+				if err != nil {
+					return err
+				}
+				both.Pid = name.(*unix.SockaddrNetlink).Pid
+				return expectErrno("bind of a pair", unix.Bind(other, both), unix.EPERM)
+			}},
 		}.run()
+	}
+	// sender rights sends the requests 1 and 2 in a way that is not notified, as root and by a thread that has become nobody.
+	roles["sender rights"] = func([]string) error {
+		fd, err := openNetlink(unix.SOCK_NONBLOCK, unix.NETLINK_GENERIC)
+		if err != nil {
+			return err
+		}
+		low, err := unix.Dup(fd)
+		if err != nil {
+			return err
+		}
+		if err := expectLater(low, toKernel(low), 1); err != nil {
+			return err
+		}
+		return besideTheFirstThread(func() error {
+			const nobody = 65534
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+				return errno
+			}
+			return expectLater(low, toKernel(low), 2)
+		})
 	}
 	roles["send one"] = func([]string) error {
 		fd, err := openNetlink(0, unix.NETLINK_GENERIC)
@@ -160,6 +207,24 @@ func init() {
 		}
 		return expectAnswers(fd, toKernel(fd), 1)
 	}
+}
+
+// rtnlgrpIPv4MrouteR is RTNLGRP_IPV4_MROUTE_R, a group that takes CAP_NET_ADMIN to join.
+const rtnlgrpIPv4MrouteR = 30
+
+// besideTheFirstThread runs fn on a thread that ends with it, and that is not the one whose id is the process's.
+func besideTheFirstThread(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			done <- fn()
+			return
+		}
+		done <- besideTheFirstThread(fn) // while this goroutine keeps the first thread
+		runtime.UnlockOSThread()
+	}()
+	return <-done
 }
 
 // setEffective changes the calling thread's effective capabilities.
@@ -190,6 +255,28 @@ func TestRightsAreTheSendersAndTheOpeners(t *testing.T) {
 	}
 	mustSucceed(t, s, roleCommand("rights")...)
 	if diff := cmp.Diff(map[uint32]bool{1: true, 2: true, 3: false, 4: true, 5: false}, got); diff != "" {
+		t.Errorf("may administrate (-want +got):\n%s", diff)
+	}
+}
+
+// Who sends without being notified is looked up by the process, which may have rights that the thread gave up.
+func TestRightsAreNotThoseOfAnotherThread(t *testing.T) {
+	requireRoot(t)
+	s := newFakeServer()
+	got := map[uint32]bool{}
+	s.seen = func(task netlinksrv.Task, datagram []byte) {
+		ns, err := task.NetNS()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ns.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		got[uint32(datagram[8])] = task.CanAdmin(ns)
+	}
+	mustSucceed(t, s, roleCommand("sender rights")...)
+	if diff := cmp.Diff(map[uint32]bool{1: true, 2: false}, got); diff != "" {
 		t.Errorf("may administrate (-want +got):\n%s", diff)
 	}
 }
