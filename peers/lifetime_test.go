@@ -239,11 +239,11 @@ func TestTurningKeepaliveOff(t *testing.T) {
 	l, p := peers.NewLifetimes(), peers.New(peers.Config{ID: 1})
 	l.Forget(p)
 	l.Set(p, peers.Keepalive{Interval: 1, Timeout: 2}, 10)
-	if next, ok := l.Next(); next != 11 || !ok {
+	if next, ok := l.Next(); next != 11 || !ok || !l.Has(p) {
 		t.Errorf("Next is %d, %v; want 11", next, ok)
 	}
 	l.Set(p, peers.Keepalive{}, 12)
-	if _, ok := l.Next(); ok {
+	if _, ok := l.Next(); ok || l.Has(p) {
 		t.Error("there is still something to do")
 	}
 	if p.LastSent() != 12 || p.LastReceived() != 12 {

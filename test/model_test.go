@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,13 +13,14 @@ import (
 	"ovpn-go/test/conformance"
 	"ovpn-go/test/conformance/script"
 	"ovpn-go/test/model"
+	"ovpn-go/test/oracle"
 )
 
 // operations is how many a random sequence has.
 const operations = 60
 
 // TestModel carries out random sequences of operations under the program, and compares all that follows with what
-// the model says. A sequence that fails is made as short as possible; it can then be put among model.Regressions.
+// the model says.
 func TestModel(t *testing.T) {
 	benchtest.Root(t)
 	program, err := raceBinary()
@@ -29,13 +31,41 @@ func TestModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	followModel(t, modelled(t, 40), func(all []script.Sequence) (*script.Transcript, error) {
+		return conformance.AskUs(t.Context(), program, runner, all)
+	})
+}
+
+// TestModuleModel is TestModel of the kernel's module, in an emulated machine: what the model says is so.
+func TestModuleModel(t *testing.T) {
+	benchtest.Root(t)
+	machine, err := oracle.Find(t.Context(), "oracle/build.sh")
+	if errors.Is(err, oracle.ErrUnavailable) {
+		benchtest.Missing(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	runner, err := conformance.BuildRunner(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	followModel(t, modelled(t, 10), func(all []script.Sequence) (*script.Transcript, error) {
+		return conformance.AskKernel(t.Context(), machine, runner, all)
+	})
+}
+
+// followModel has somebody carry out sequences. One that fails is made as short as possible; it can then be put among
+// model.Regressions.
+func followModel(t *testing.T, all []*conformance.Modelled, ask func([]script.Sequence) (*script.Transcript, error)) {
+	t.Helper()
 	play := func(sequences []*conformance.Modelled) []string {
 		t.Helper()
 		var scripts []script.Sequence
 		for _, s := range sequences {
 			scripts = append(scripts, s.Sequence)
 		}
-		run, err := conformance.AskUs(t.Context(), program, runner, scripts)
+		run, err := ask(scripts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +75,7 @@ func TestModel(t *testing.T) {
 		}
 		return failures
 	}
-	for sequences := range slices.Chunk(modelled(t), 50) {
+	for sequences := range slices.Chunk(all, 50) {
 		for i, failure := range play(sequences) {
 			if failure == "" {
 				continue
@@ -70,20 +100,20 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// Variables of the environment that choose the random sequences of operations: how many, and of which seed.
+// Variables of the environment that choose the random sequences of operations: how many instead of the few that each
+// test has anyway, and of which seed.
 const (
 	sequencesVariable = "OVPN_GO_TEST_SEQUENCES"
 	seedVariable      = "OVPN_GO_TEST_SEED"
 )
 
-// modelled returns model.Regressions and as many random sequences as the environment says: `make model`.
-func modelled(t *testing.T) (all []*conformance.Modelled) {
+// modelled returns model.Regressions and random sequences: n, or as many as the environment says.
+func modelled(t *testing.T, n int) (all []*conformance.Modelled) {
 	t.Helper()
 	for _, row := range model.Regressions {
 		all = append(all, conformance.NewModelled(row.Name, row.Ops))
 	}
 	seed := rand.Uint64()
-	n := 0
 	var err error
 	if text := os.Getenv(seedVariable); text != "" {
 		seed, err = strconv.ParseUint(text, 10, 64)
