@@ -61,8 +61,6 @@ type policyCheck struct {
 	fails func(*attributePolicy, attribute) bool
 	errno unix.Errno
 	text  string
-	// describe: the refusal carries the policy, if the kind can be described.
-	describe bool
 }
 
 // policyChecks are made in this order, the kernel's; the first that fails counts.
@@ -70,22 +68,22 @@ var policyChecks = []policyCheck{
 	{"V2", func(p *attributePolicy, a attribute) bool {
 		size := kinds[p.kind].size
 		return size != 0 && len(a.payload) != size
-	}, unix.EINVAL, "invalid attribute length", true},
+	}, unix.EINVAL, "invalid attribute length"},
 	{"V3", func(p *attributePolicy, a attribute) bool {
 		return p.kind == kindNest && !a.nested()
-	}, unix.EINVAL, "NLA_F_NESTED is missing", true},
+	}, unix.EINVAL, "NLA_F_NESTED is missing"},
 	{"V4", func(p *attributePolicy, a attribute) bool {
 		return p.kind != kindNest && p.kind != kindAbsent && a.nested()
-	}, unix.EINVAL, "NLA_F_NESTED not expected", true},
+	}, unix.EINVAL, "NLA_F_NESTED not expected"},
 	{"V5", func(p *attributePolicy, a attribute) bool {
 		return p.kind == kindUint && len(a.payload) != 4 && len(a.payload) != 8
-	}, unix.EINVAL, "invalid attribute length", true},
+	}, unix.EINVAL, "invalid attribute length"},
 	{"V6", func(p *attributePolicy, a attribute) bool {
 		return p.kind == kindNest && len(a.payload) > 0 && len(a.payload) < attributeHeader
-	}, unix.ERANGE, "Attribute failed policy validation", true},
+	}, unix.ERANGE, "Attribute failed policy validation"},
 	{"V7", func(p *attributePolicy, _ attribute) bool {
 		return p.kind == kindAbsent
-	}, unix.EINVAL, "Unsupported attribute", false},
+	}, unix.EINVAL, "Unsupported attribute"},
 	{"V8", func(p *attributePolicy, a attribute) bool {
 		switch p.kind {
 		case kindU8:
@@ -98,10 +96,10 @@ var policyChecks = []policyCheck{
 			return outside(uint64(a.be16()), p)
 		}
 		return false
-	}, unix.ERANGE, "integer out of range", true},
+	}, unix.ERANGE, "integer out of range"},
 	{"V9", func(p *attributePolicy, a attribute) bool {
 		return p.kind == kindBinary && outside(uint64(len(a.payload)), p)
-	}, unix.ERANGE, "binary attribute size out of range", true},
+	}, unix.ERANGE, "binary attribute size out of range"},
 }
 
 func outside(v uint64, p *attributePolicy) bool { return v < p.min || v > p.max }
@@ -128,11 +126,7 @@ func (s *attributeSet) validate(data []byte, offset int) *requestError {
 			if !c.fails(p, a) {
 				continue
 			}
-			err := &requestError{errno: c.errno, text: c.text, bad: a.offset}
-			if c.describe && kinds[p.kind].wire != 0 {
-				err.policy = p
-			}
-			return err
+			return &requestError{errno: c.errno, text: c.text, bad: a.offset, policy: p}
 		}
 		if p.kind == kindNest {
 			if err := p.nest.validate(a.payload, a.offset+attributeHeader); err != nil {
