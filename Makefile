@@ -11,7 +11,7 @@ COUNT ?= 1
 
 # Tests run one kind after the other: each kind fills the machine by itself.
 .NOTPARALLEL:
-.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance model fuzz mutants bench bench-vm bench-document profile \
+.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance model soak fuzz mutants bench bench-vm bench-document profile \
 	benchmarks wireguard-go clean
 
 build:
@@ -76,6 +76,13 @@ SEQUENCES ?= 500
 
 model:
 	OVPN_GO_TEST_SEQUENCES=$(SEQUENCES) $(GO) test -count=1 -timeout 0 -v -run '^TestModel$$' ./test
+
+# Tunnels with traffic, new keys, moves and clients that come and go, for as long as is wanted: what the programs hold must not grow.
+# `make namespaces` does the same for half a minute.
+SOAK ?= 1h
+
+soak:
+	OVPN_GO_TEST_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./test
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)
