@@ -45,8 +45,8 @@ func TestKeyIsWipedWhenNobodyHasIt(t *testing.T) {
 // leaving it to the garbage collector.
 func TestMemoryOf(t *testing.T) {
 	type flat struct {
-		words [3]uint64
-		more  struct{ ready bool }
+		_ [3]uint64
+		_ struct{ ready bool }
 	}
 	for _, row := range []struct {
 		name   string
