@@ -132,12 +132,18 @@ func (e *end) addr() netip.AddrPort {
 
 func (e *end) socket(t *testing.T) *os.File {
 	t.Helper()
-	f, err := e.client.File()
+	return fileOf(t, e.client)
+}
+
+// fileOf returns another descriptor of a connection's socket.
+func fileOf(t *testing.T, conn interface{ File() (*os.File, error) }) *os.File {
+	t.Helper()
+	file, err := conn.File()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
-	return f
+	t.Cleanup(func() { file.Close() })
+	return file
 }
 
 // addPeer adds a peer at remote and installs its primary key.
@@ -223,6 +229,14 @@ func (e *end) event(t *testing.T) Event {
 	case <-time.After(10 * time.Second):
 		t.Fatal("no event")
 		return Event{}
+	}
+}
+
+// noEvent fails the test if the controller was told anything that event has not returned.
+func (e *end) noEvent(t *testing.T) {
+	t.Helper()
+	if len(e.events) != 0 {
+		t.Errorf("the controller was told %+v", <-e.events)
 	}
 }
 

@@ -3,7 +3,6 @@ package datapath
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -43,11 +42,7 @@ func TestInterfaceInOtherHands(t *testing.T) {
 	for _, mode := range []peers.Mode{peers.P2P, peers.MP} {
 		t.Run(mode.String(), func(t *testing.T) {
 			first, second := freshNS(t), freshNS(t)
-			sockets, err := NewSockets(slog.New(slog.DiscardHandler))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer sockets.Close()
+			sockets := newSockets(t)
 			events := make(chan Event, 8)
 			d, err := New(Config{
 				Name: "tun0", Mode: mode, NetNS: first, Sockets: sockets, Logger: slog.New(slog.DiscardHandler),
@@ -119,22 +114,9 @@ func TestInterfaceInOtherHands(t *testing.T) {
 // addUDPPeer gives a device a peer over a socket in a namespace.
 func addUDPPeer(t *testing.T, d *Device, ns *netns.NS) {
 	t.Helper()
-	var conn *net.UDPConn
-	err := ns.Do(func() (err error) {
-		conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	file, err := conn.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	err = d.NewPeer(PeerConfig{
-		ID: 1, TxID: 1, Remote: netip.MustParseAddrPort("127.0.0.1:9"), Socket: file, VPN4: netip.MustParseAddr("10.8.0.2"),
+	err := d.NewPeer(PeerConfig{
+		ID: 1, TxID: 1, Remote: netip.MustParseAddrPort("127.0.0.1:9"), VPN4: netip.MustParseAddr("10.8.0.2"),
+		Socket: udpSocketIn(t, ns, unix.AF_INET, bound("127.0.0.1:0")),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,11 +126,7 @@ func addUDPPeer(t *testing.T, d *Device, ns *netns.NS) {
 // A device that goes leaves no listener behind.
 func TestFollowEnds(t *testing.T) {
 	ns := freshNS(t)
-	sockets, err := NewSockets(slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sockets.Close()
+	sockets := newSockets(t)
 	d, err := New(Config{Name: "tun0", NetNS: ns, Sockets: sockets, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -2,11 +2,12 @@ package datapath
 
 import (
 	"bytes"
-	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
 	"ovpn-go/peers"
@@ -16,17 +17,9 @@ import (
 // peer's address takes nothing from that peer.
 func TestPeerMovesOnlyItself(t *testing.T) {
 	d := newEnd(t, peers.MP, newSockets(t), "127.0.0.1:0")
-	socket := func() (*net.UDPConn, netip.AddrPort) {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
-	}
-	_, home := socket()
-	victim, victimAt := socket()
-	elsewhere, elsewhereAt := socket()
+	_, home := loopbackUDP(t)
+	victim, victimAt := loopbackUDP(t)
+	elsewhere, elsewhereAt := loopbackUDP(t)
 	hostileKey, ofHostile := keyPair(crypto.AESGCM, 0)
 	ofVictim := ofHostile
 	ofVictim.Decrypt.Key = bytes.Repeat([]byte{0x44}, 32)
@@ -34,9 +27,9 @@ func TestPeerMovesOnlyItself(t *testing.T) {
 	victimKey.Encrypt.Key = ofVictim.Decrypt.Key
 	d.addPeer(t, PeerConfig{ID: 1, TxID: 1, Remote: home, VPN4: netip.MustParseAddr("10.8.0.2")}, ofHostile)
 	d.addPeer(t, PeerConfig{ID: 2, TxID: 2, Remote: victimAt, VPN4: netip.MustParseAddr("10.8.0.3")}, ofVictim)
-	send := func(from *net.UDPConn, packet []byte) {
+	send := func(from int, packet []byte) {
 		t.Helper()
-		if _, err := from.WriteToUDPAddrPort(packet, d.addr()); err != nil {
+		if err := unix.Sendto(from, packet, 0, sockaddr(unix.AF_INET, d.addr())); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -42,19 +42,8 @@ func newStage(t testing.TB) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	sink, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(sink) })
-	if err := unix.Bind(sink, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(sink)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &stage{worker: w, from: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))}
+	s := &stage{worker: w}
+	_, s.from = loopbackUDP(t)
 	own, other := keyPair(crypto.AESGCM, 0)
 	s.key = other
 	p := peers.New(peers.Config{ID: 1, TxID: 1})

@@ -178,10 +178,6 @@ func TestRefusedTCPCallsChild(t *testing.T) {
 			e := newEnd(t, peers.P2P, sockets, "127.0.0.1:0")
 			e.settled(t)
 			own, other := keyPair(crypto.AESGCM, 0)
-			seal, err := crypto.NewKey(other)
-			if err != nil {
-				t.Fatal(err)
-			}
 			id := uint32(0)
 			// connection makes a peer on a new connection, and checks that it works.
 			connection := func() (raw *net.TCPConn, done func()) {
@@ -190,9 +186,7 @@ func TestRefusedTCPCallsChild(t *testing.T) {
 				client := e.addTCP(t, PeerConfig{ID: 1, TxID: 2}, own, ours)
 				packet := udp4("10.8.0.2", "10.8.0.1", fmt.Sprint("packet after ", id))
 				id++
-				sealed := make([]byte, crypto.Overhead+len(packet), 2000)
-				seal.Seal(sealed, packet, crypto.Op(0, 1), id)
-				write(t, raw, frame(sealed))
+				write(t, raw, frame(sealed(t, other, 1, id, packet)))
 				if got := e.receive(t); !bytes.Equal(got, packet) {
 					t.Fatalf("received %x, want %x", got, packet)
 				}
@@ -254,29 +248,14 @@ func TestRefusedPreparationChild(t *testing.T) {
 		}},
 		{"a peer over a connected UDP socket", refusals[:1], func(t *testing.T) (func() error, func()) {
 			return tryPeer(t, sockets, func(e *end) *os.File {
-				conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { conn.Close() })
-				file, err := conn.File()
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { file.Close() })
-				return file
+				return udpSocketIn(t, e.link.ns, unix.AF_INET, connectedTo9)
 			})
 		}},
 		{"a peer over TCP", refusals[:1], func(t *testing.T) (func() error, func()) {
 			return tryPeer(t, sockets, func(e *end) *os.File {
 				ours, _ := connected(t)
-				file, err := ours.File()
-				if err != nil {
-					t.Fatal(err)
-				}
-				ours.Close()
-				t.Cleanup(func() { file.Close() })
-				return file
+				defer ours.Close()
+				return fileOf(t, ours)
 			})
 		}},
 		{"a device", refusals[:1], func(t *testing.T) (func() error, func()) {

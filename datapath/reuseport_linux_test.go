@@ -58,6 +58,29 @@ func bound(addr string, opts ...option) func(fd int) error {
 	}
 }
 
+// connectedTo9 is a setup that connects to a port that nobody listens at.
+func connectedTo9(fd int) error {
+	return unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})
+}
+
+// loopbackUDP opens a UDP socket in this namespace and returns the port of 127.0.0.1 that it is bound to.
+func loopbackUDP(t testing.TB) (fd int, at netip.AddrPort) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := bound("127.0.0.1:0")(fd); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port))
+}
+
 func sockaddr(family int, ap netip.AddrPort) unix.Sockaddr {
 	if family == unix.AF_INET {
 		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
@@ -300,9 +323,7 @@ func TestShareUDPRefuses(t *testing.T) {
 		{"TCP", open(unix.AF_INET, unix.SOCK_STREAM, 0), errProtocol},
 		{"raw socket with UDP's protocol number", open(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP), errProtocol},
 		{"UNIX socket", open(unix.AF_UNIX, unix.SOCK_DGRAM, 0), errProtocol},
-		{"connected", udpSocketIn(t, ns, unix.AF_INET, func(fd int) error {
-			return unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})
-		}), errConnected},
+		{"connected", udpSocketIn(t, ns, unix.AF_INET, connectedTo9), errConnected},
 		{"encapsulation of another kind", udpSocketIn(t, ns, unix.AF_INET, func(fd int) error {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_ENCAP, unix.UDP_ENCAP_ESPINUDP)
 		}), unix.EBUSY},

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -21,11 +22,7 @@ func TestStanding(t *testing.T) {
 			if s.due(now) {
 				n++
 			}
-			ran := false
-			for _, d := range dry {
-				ran = ran || d == at
-			}
-			s.seen(now, ran)
+			s.seen(now, slices.Contains(dry, at))
 		}
 		return n
 	}

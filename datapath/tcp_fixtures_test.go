@@ -121,8 +121,8 @@ func write(t *testing.T, w io.Writer, data []byte) {
 
 var controlFrame = frame([]byte{4 << 3, 1, 2, 3, 4, 5})
 
-// fillUp has e send until its only peer's connection takes no more: packets are dropped, and what the connection holds stays the same for
-// a while, which it does not as long as buffers grow or the other side's kernel is late.
+// fillUp has e send until its only peer's connection takes no more: packets are dropped, and what the connection holds
+// stays the same for a while, which it does not as long as buffers grow or the other side's kernel is late.
 func fillUp(t *testing.T, e *end) {
 	t.Helper()
 	packet := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, 1400)))

@@ -232,13 +232,9 @@ func TestTCPDetachedStreamLosesNothing(t *testing.T) {
 func TestTCPSubstitutionThatFailsHalfwayIsUndone(t *testing.T) {
 	e := newEnd(t, peers.P2P, newSockets(t), "127.0.0.1:0")
 	ours, raw := connected(t)
-	file, err := ours.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	file := fileOf(t, ours)
 	var placed []*os.File
-	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: file, Substitute: func(_ uint64, f *os.File) error {
+	err := e.NewPeer(PeerConfig{ID: 1, TxID: 1, Socket: file, Substitute: func(_ uint64, f *os.File) error {
 		placed = append(placed, f)
 		if len(placed) == 1 {
 			return unix.EBADF

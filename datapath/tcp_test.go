@@ -380,11 +380,7 @@ func TestTCPFailedNewPeerPutsTheDescriptorBack(t *testing.T) {
 	first, _ := connected(t)
 	e.addTCP(t, PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.2")}, own, first)
 	second, raw := connected(t)
-	file, err := second.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
+	file := fileOf(t, second)
 	write(t, raw, []byte("early"))
 	unread := func() int {
 		n, err := unix.IoctlGetInt(int(file.Fd()), unix.SIOCINQ)
@@ -397,7 +393,7 @@ func TestTCPFailedNewPeerPutsTheDescriptorBack(t *testing.T) {
 		runtime.Gosched()
 	}
 	var placed []*os.File
-	err = e.NewPeer(PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.3"), Socket: file,
+	err := e.NewPeer(PeerConfig{ID: 1, TxID: 1, VPN4: netip.MustParseAddr("10.8.0.3"), Socket: file,
 		Substitute: func(_ uint64, f *os.File) error {
 			if placed = append(placed, f); f == file {
 				// It takes its time, in which a worker may do what it must not.

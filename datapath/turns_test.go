@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"net/netip"
 	"slices"
 	"testing"
 
@@ -37,24 +36,13 @@ func TestSourcesTakeTurns(t *testing.T) {
 // whose buffer is limited.
 func TestFloodedSocketHasItsShare(t *testing.T) {
 	s := newStage(t)
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	to, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd, at := loopbackUDP(t)
 	sock := new(udpSocket)
 	const share = receivesPerTurn * vectorLen
 	const more = 20
 	runt := []byte{0}
 	for range share + more {
-		if err := unix.Sendto(fd, runt, 0, to); err != nil {
+		if err := unix.Sendto(fd, runt, 0, sockaddr(unix.AF_INET, at)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,40 +125,17 @@ func floodInterface(t *testing.T, s *stage) (bring func(peer uint32), turn func(
 
 // floodSocket brings packets as the peers do, to a socket whose buffer may be full.
 func floodSocket(t *testing.T, s *stage) (bring func(peer uint32), turn func()) {
-	socket := func() (int, unix.Sockaddr) {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { unix.Close(fd) })
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-			t.Fatal(err)
-		}
-		at, err := unix.Getsockname(fd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fd, at
-	}
-	receiving, to := socket()
-	sending, from := socket()
-	remote := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(from.(*unix.SockaddrInet4).Port))
+	receiving, to := loopbackUDP(t)
+	sending, remote := loopbackUDP(t)
 	for _, p := range s.dev.table.All() {
 		s.dev.table.Rebind(p, &peers.Binding{Remote: remote})
 	}
 	_, other := keyPair(crypto.AESGCM, 0)
-	key, err := crypto.NewKey(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	packet := make([]byte, 0, 200)
 	id := uint32(0)
 	bring = func(peer uint32) {
 		id++
 		inner := udp4(vpnOf(peer).String(), "192.0.2.1", "36 bytes make a packet of 64 of it..")
-		packet = packet[:crypto.Overhead+len(inner)]
-		key.Seal(packet, inner, crypto.Op(0, peer+1), id)
-		if err := unix.Sendto(sending, packet, 0, to); err != nil {
+		if err := unix.Sendto(sending, sealed(t, other, peer+1, id, inner), 0, sockaddr(unix.AF_INET, to)); err != nil {
 			t.Fatal(err)
 		}
 	}
