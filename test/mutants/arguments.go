@@ -36,4 +36,16 @@ var arguments = []struct {
 		"peers/index.go", "size := max(minSlots, 1<<bits.Len(uint(2*(x.live+1)-1)))", []string{"ARITHMETIC_BASE", "INVERT_NEGATIVES"},
 		"How much larger an array is than what is in it is a matter of speed and space; it has room for all entries with any of these.",
 	},
+	{
+		"peers/lifetime.go", "if l.heap[parent].at <= d.at {", []string{"CONDITIONALS_BOUNDARY"},
+		"Of two peers that are due at the same time either may come first.",
+	},
+	{
+		"peers/lifetime.go", "if other := child + 1; other < len(l.heap) && l.heap[other].at < l.heap[child].at {", []string{"CONDITIONALS_BOUNDARY"},
+		"Likewise of two children. That the other comparison is changed is noticed: there is no child behind the last one.",
+	},
+	{
+		"peers/lifetime.go", "if d.at <= l.heap[child].at {", []string{"CONDITIONALS_BOUNDARY"},
+		"Likewise of a peer and the one that it would give way to.",
+	},
 }
