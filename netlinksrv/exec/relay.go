@@ -82,15 +82,15 @@ func (s *session) openRelay(c *call, fd int, ns *netns.NS) (*relay, error) {
 
 // newRelay makes a pair in front of a real socket, of which fd is a duplicate, and returns the client's end, which is the caller's to close, with its
 // cookie, by which the relay is registered. Nothing happens on it before start.
-func (s *session) newRelay(opener credentials, fd int, ns *netns.NS, nonblock bool) (r *relay, client int, cookie uint64, err error) {
-	r = &relay{session: s, opener: opener, socket: -1}
-	r.pair, client, cookie, err = newPair(ns, nonblock)
+func (s *session) newRelay(opener credentials, fd int, ns *netns.NS, nonblock bool) (_ *relay, client int, cookie uint64, err error) {
+	pair, end, cookie, err := newPair(ns, nonblock)
 	if err != nil {
 		return nil, -1, 0, err
 	}
+	r := &relay{session: s, pair: pair, opener: opener, socket: -1}
 	defer func() {
 		if err != nil {
-			unix.Close(client)
+			unix.Close(end)
 			r.release()
 		}
 	}()
@@ -104,7 +104,7 @@ func (s *session) newRelay(opener credentials, fd int, ns *netns.NS, nonblock bo
 		return nil, -1, 0, err
 	}
 	s.register(cookie, r)
-	return r, client, cookie, nil
+	return r, end, cookie, nil
 }
 
 // start begins to serve the client's end.
