@@ -32,6 +32,23 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 }
 
+// The kernel tells of an interface's end a moment before a read from its queue fails, and once only. A worker that goes back to
+// sleep on the empty queue would keep the device for ever.
+func TestDeletedInterfaceWhoseQueueStillReads(t *testing.T) {
+	s := newStage(t)
+	s.dev.table = peers.NewTable(peers.P2P) // nobody is to be told
+	s.worker.dispatch([]unix.EpollEvent{{Fd: int32(s.queue.FD()), Events: unix.EPOLLIN}})
+	s.worker.runAfter()
+	if s.dev.stopping {
+		t.Fatal("the device ends when its queue can be read")
+	}
+	s.worker.dispatch([]unix.EpollEvent{{Fd: int32(s.queue.FD()), Events: unix.EPOLLERR}})
+	s.worker.runAfter()
+	if !s.dev.stopping {
+		t.Error("the device goes on")
+	}
+}
+
 // The share of a UDP socket in a turn is bounded, as is what a device holds of a flood: the rest waits in the socket,
 // whose buffer is limited.
 func TestFloodedSocketHasItsShare(t *testing.T) {

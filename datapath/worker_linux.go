@@ -269,6 +269,10 @@ func (w *worker) dispatch(events []unix.EpollEvent) {
 			}
 		case w.queue.FD():
 			w.tunReady = true
+			if ev.Events&unix.EPOLLERR != 0 {
+				// The interface is being deleted. Reading may not show that yet, and nothing wakes the worker when it does.
+				w.later(w.dev.stop)
+			}
 		default:
 			src := w.sources[ev.Fd]
 			if src == nil || src.generation != ev.Pad {

@@ -25,6 +25,7 @@ type daemonProcess struct {
 	*testing.T
 	binary, socket, log string
 	prefix              []string // a command that is given the daemon's to run; nil if there is none
+	pprof               string   // where it serves its profiles
 	cmd                 *exec.Cmd
 	notify              *net.UnixConn // what it tells the service manager
 }
@@ -72,7 +73,8 @@ func (d *daemonProcess) start() {
 		d.Fatal(err)
 	}
 	defer log.Close()
-	command := append(slices.Clone(d.prefix), d.binary, "serve", "--socket", d.socket)
+	d.pprof = filepath.Join(d.TempDir(), "pprof")
+	command := append(slices.Clone(d.prefix), d.binary, "serve", "--socket", d.socket, "--pprof", d.pprof)
 	d.cmd = exec.Command(command[0], command[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.Env = append(d.cmd.Environ(), "NOTIFY_SOCKET="+d.notify.LocalAddr().String(), "GORACE=atexit_sleep_ms=0")
