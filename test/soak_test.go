@@ -300,16 +300,16 @@ func (s *soak) holdings() (all []holding) {
 		pid := program.PID()
 		held := holding{resident: residentBytes(s.T, pid), descriptors: descriptors(s.T, pid)}
 		socket := s.profileSocket(program.Name)
-		held.goroutines = s.ask(socket, "goroutine?debug=1", "goroutine profile: total ")
-		held.heap = s.ask(socket, "heap?gc=1&debug=1", "# HeapAlloc = ")
+		held.goroutines = profileNumber(s.T, socket, "goroutine?debug=1", "goroutine profile: total ")
+		held.heap = profileNumber(s.T, socket, "heap?gc=1&debug=1", "# HeapAlloc = ")
 		all = append(all, held)
 	}
 	return all
 }
 
-// ask returns the number behind the label in a profile.
-func (s *soak) ask(socket, profile, label string) int {
-	s.Helper()
+// profileNumber returns the number behind the label in a profile that a program serves at a socket.
+func profileNumber(t *testing.T, socket, profile, label string) int {
+	t.Helper()
 	transport := &http.Transport{
 		DisableKeepAlives: true, // a connection is a descriptor and goroutines of its own
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -319,7 +319,7 @@ func (s *soak) ask(socket, profile, label string) int {
 	client := http.Client{Transport: transport, Timeout: time.Minute}
 	answer, err := client.Get("http://program/debug/pprof/" + profile)
 	if err != nil {
-		s.Fatal(err)
+		t.Fatal(err)
 	}
 	defer answer.Body.Close()
 	lines := bufio.NewScanner(answer.Body)
@@ -331,10 +331,10 @@ func (s *soak) ask(socket, profile, label string) int {
 		}
 		n, err := strconv.Atoi(strings.TrimSpace(text))
 		if err != nil {
-			s.Fatal(err)
+			t.Fatal(err)
 		}
 		return n
 	}
-	s.Fatalf("%s has no %q: %v", profile, label, lines.Err())
+	t.Fatalf("%s has no %q: %v", profile, label, lines.Err())
 	return 0
 }
