@@ -44,8 +44,9 @@ type Flood struct {
 type Spread struct {
 	Sources, Targets netip.Prefix
 	Peers            int
-	// Burst is how many packets in a row go to one peer before it is the next one's turn; with 0 the peer of
-	// each packet is drawn at random.
+	// Burst is how many packets in a row go to one peer before it is the next one's turn. The last one is a byte shorter, so that
+	// what joins packets of one length ends there with one peer as it does with many. With 0 the peer of each packet is
+	// drawn at random.
 	Burst int
 }
 
@@ -203,6 +204,8 @@ type spreadMessages struct {
 	sources, targets uint32
 	names            []unix.RawSockaddrInet4
 	infos            []packetInfo
+	messages         []mmsghdr
+	size             int // of a payload, in bytes
 	order            *rand.PCG
 	peer, left       int
 }
@@ -211,6 +214,7 @@ func newSpreadMessages(spread *Spread, port uint16, messages []mmsghdr) *spreadM
 	s := &spreadMessages{
 		spread: spread, sources: number4(spread.Sources.Addr()), targets: number4(spread.Targets.Addr()),
 		names: make([]unix.RawSockaddrInet4, len(messages)), infos: make([]packetInfo, len(messages)),
+		messages: messages, size: int(messages[0].header.Iov.Len),
 		order: rand.NewPCG(1, 2), left: spread.Burst,
 	}
 	for i := range messages {
@@ -236,6 +240,11 @@ func (s *spreadMessages) next() {
 			s.peer, s.left = (s.peer+1)%s.spread.Peers, s.spread.Burst
 		}
 		s.left--
+		size := s.size
+		if s.left == 0 {
+			size--
+		}
+		s.messages[i].header.Iov.SetLen(size)
 		put4(&s.names[i].Addr, s.targets+uint32(s.peer))
 		put4(&s.infos[i].info.Spec_dst, s.sources+uint32(s.peer))
 	}

@@ -77,6 +77,8 @@ row's contenders, but not another row's. Before each measurement the harness wai
 - TCP is sent by the harness itself, with cubic at both ends, in writes of 128 KiB; what counts is the payload that arrives.
 - UDP is sent without segmentation offload, 32 packets a system call, as fast as the sender's core can, and received without
   coalescing; what counts are the packets that arrive at the receiving program. Sizes are of IP packets inside the tunnel.
+- A burst's last packet is a byte shorter, where batches of packets end, so that one peer's bursts do not run together into longer ones than those
+  of many peers can be.
 - A round trip is that of one 64-byte UDP packet between two programs, one at a time.
 - OpenVPN runs as a server and a client with a plain configuration: tun-mtu 1500 over a path of 1,500 bytes. WireGuard's
   interface, and that of static keys, takes the path's MTU less 80 bytes, as do all of them over a path of 9,000.

@@ -132,7 +132,7 @@ func (r *Report) neverSlower() Goal {
 
 // flatPeers compares two cases that ran in turns.
 func (r *Report) flatPeers() Goal {
-	g := Goal{ID: "peers", Text: "processor time per packet with 10,000 peers in bursts of 16, against one peer", Target: 1.1, AtMost: true}
+	g := Goal{ID: "peers", Text: "processor time per packet with 10,000 peers in bursts of 16, against bursts of one peer", Target: 1.1, AtMost: true}
 	against := func(id string) []float64 {
 		many, _ := r.Case(id)
 		one, _ := r.Case(OnePeer)
