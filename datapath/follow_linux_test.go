@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/peers"
@@ -140,5 +142,33 @@ func TestFollowEnds(t *testing.T) {
 	if fd := d.leaving.file.Fd(); fd != ^uintptr(0) {
 		unix.Close(int(fd))
 		t.Error("the listener is still open")
+	}
+}
+
+// A device whose interface somebody deletes ends, however the deletion meets the worker that looks for packets.
+func TestDeletedInterfacesAreAllNoticed(t *testing.T) {
+	ns := freshNS(t)
+	sockets := newSockets(t)
+	for range 150 {
+		d, err := New(Config{Name: "tun0", Mode: peers.MP, NetNS: ns, Sockets: sockets, Logger: slog.New(slog.DiscardHandler), Notify: func(Event) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = ns.Do(func() error {
+			link, err := netlink.LinkByName("tun0")
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.LinkSetUp(link), netlink.LinkDel(link))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-d.Done():
+		case <-time.After(10 * time.Second):
+			d.Close()
+			t.Fatal("the device has outlived its interface")
+		}
 	}
 }
