@@ -5,8 +5,14 @@ import (
 	"time"
 )
 
-// standingFor is how long, in nanoseconds, an interface's queue may stand before something is done about it.
-const standingFor = int64(3 * time.Millisecond)
+// An interface's queue may stand for a while before something is done about it.
+const (
+	// standingFor is how long, in nanoseconds,
+	standingFor = int64(3 * time.Millisecond)
+	// and standingBytes how much is read from it meanwhile: a slow machine takes longer than that for a few super-frames, which
+	// a sender must have under way.
+	standingBytes = 1 << 20
+)
 
 // standing watches whether an interface's queue runs dry now and then. One that does not, only makes packets late: a
 // sender has more under way than the path holds, and goes on like that, as TUN's driver neither tells TCP how much
@@ -16,25 +22,29 @@ const standingFor = int64(3 * time.Millisecond)
 type standing struct {
 	since int64 // when the queue was first seen not to run dry, by the turns' clock; 0: it ran dry
 	lost  int   // packets since then
-	next  int64 // when one more is due
+	next  int64 // when one more is due,
+	left  int   // if so many bytes are read before
 }
 
-// seen notes at the end of a turn whether the queue ran dry in it.
-func (s *standing) seen(now int64, dry bool) {
+// seen notes at the end of a turn how many bytes were read from the queue, and whether it ran dry.
+func (s *standing) seen(now int64, bytes int, dry bool) {
 	switch {
 	case dry:
 		*s = standing{}
 	case s.since == 0:
-		s.since, s.next = now, now+standingFor
+		s.since, s.next, s.left = now, now+standingFor, standingBytes
+	default:
+		s.left -= bytes
 	}
 }
 
 // due tells whether a packet is to be lost, and takes it that one will be.
 func (s *standing) due(now int64) bool {
-	if s.since == 0 || now < s.next {
+	if s.since == 0 || now < s.next || s.left > 0 {
 		return false
 	}
 	s.lost++
-	s.next = now + int64(float64(standingFor)/math.Sqrt(float64(s.lost)))
+	often := math.Sqrt(float64(s.lost))
+	s.next, s.left = now+int64(float64(standingFor)/often), int(standingBytes/often)
 	return true
 }

@@ -14,30 +14,34 @@ import (
 func TestStanding(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	start := int64(time.Hour)
-	// lost plays turns a tenth of a millisecond apart, of which those at the given times ran the queue dry.
-	lost := func(length int64, dry ...int64) (n int) {
+	// lost plays turns a tenth of a millisecond apart that read so many bytes each, of which those at the given times ran the
+	// queue dry.
+	lost := func(length int64, bytes int, dry ...int64) (n int) {
 		var s standing
 		for at := int64(0); at < length; at += ms / 10 {
 			now := start + at
 			if s.due(now) {
 				n++
 			}
-			s.seen(now, slices.Contains(dry, at))
+			s.seen(now, bytes, slices.Contains(dry, at))
 		}
 		return n
 	}
 	for _, row := range []struct {
 		rule   string
 		length int64
+		bytes  int
 		dry    []int64
 		want   int
 	}{
-		{"a queue that has not stood for long loses nothing", standingFor, nil, 0},
-		{"then one packet", standingFor + ms, nil, 1},
-		{"and more often the longer it stands", 10 * standingFor, nil, 25},
-		{"one that runs dry begins anew", 2*standingFor - ms, []int64{standingFor - ms}, 0},
+		{"a queue that has not stood for long loses nothing", standingFor, bytesPerTurn, nil, 0},
+		{"then one packet", standingFor + ms, bytesPerTurn, nil, 1},
+		{"and more often the longer it stands", 10 * standingFor, bytesPerTurn, nil, 25},
+		{"one that runs dry begins anew", 2*standingFor - ms, bytesPerTurn, []int64{standingFor - ms}, 0},
+		{"a slow machine's loses nothing before as much was read", 20 * standingFor, standingBytes / 600, nil, 0},
+		{"but then", 20*standingFor + 2*ms, standingBytes / 600, nil, 1},
 	} {
-		if got := lost(row.length, row.dry...); got != row.want {
+		if got := lost(row.length, row.bytes, row.dry...); got != row.want {
 			t.Errorf("%s: %d lost, want %d", row.rule, got, row.want)
 		}
 	}

@@ -53,7 +53,8 @@ func (t *transmitter) init(w *worker) {
 
 // turn reads the queue until it is dry, or the turn's share is used up, and sends what came of it.
 func (t *transmitter) turn() {
-	for reads, bytes := 0, 0; reads < readsPerTurn && bytes < bytesPerTurn; reads++ {
+	bytes := 0
+	for reads := 0; reads < readsPerTurn && bytes < bytesPerTurn; reads++ {
 		n, err := t.w.queue.Read(t.frame)
 		if err == unix.EINVAL {
 			continue // a frame of a kind that the kernel can't describe to us (tun_put_user) is gone
@@ -70,7 +71,7 @@ func (t *transmitter) turn() {
 		bytes += n
 		t.transmit(t.frame[:n])
 	}
-	t.queue.seen(t.w.clock.mono, !t.w.tunReady)
+	t.queue.seen(t.w.clock.mono, bytes, !t.w.tunReady)
 	t.flush()
 }
 
