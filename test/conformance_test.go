@@ -1,14 +1,12 @@
 package test
 
 import (
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"ovpn-go/bench/benchtest"
 	"ovpn-go/test/conformance"
-	"ovpn-go/test/oracle"
 )
 
 // TestConformance asks the kernel's module, in an emulated machine, and the program the same questions, and sends both
@@ -17,13 +15,7 @@ import (
 // requests each time.
 func TestConformance(t *testing.T) {
 	benchtest.Root(t)
-	machine, err := oracle.Find(t.Context(), "oracle/build.sh")
-	if errors.Is(err, oracle.ErrUnavailable) {
-		benchtest.Missing(t, err.Error())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	machine := kernelMachine(t)
 	program, err := raceBinary()
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,11 +85,7 @@ func (h *sessionHost) wait() int {
 			h.Errorf("the host says:\n%s", h.err.Bytes())
 		}
 	}
-	status := h.cmd.ProcessState.Sys().(interface {
-		Signaled() bool
-		ExitStatus() int
-		Signal() unix.Signal
-	})
+	status := h.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		return 128 + int(status.Signal())
 	}
@@ -212,12 +209,7 @@ func requireHeld(t *testing.T, pid int, path string, want holding) {
 // leavesLink reports whether a session that ends after a step leaves its link.
 func leavesLink(step int) bool {
 	number := func(name string) int {
-		return slices.IndexFunc(sessionSteps, func(s struct {
-			name string
-			do   func(*session) error
-		}) bool {
-			return s.name == name
-		})
+		return slices.IndexFunc(sessionSteps, func(s sessionStep) bool { return s.name == name })
 	}
 	return step >= number(linkMade) && step < number(linkDeleted)
 }

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"ovpn-go/test/conformance"
 	"ovpn-go/test/conformance/script"
 	"ovpn-go/test/model"
-	"ovpn-go/test/oracle"
 )
 
 // operations is how many a random sequence has.
@@ -40,13 +38,7 @@ func TestModel(t *testing.T) {
 // take long there, and some sequences are new each time.
 func TestModuleModel(t *testing.T) {
 	benchtest.Root(t)
-	machine, err := oracle.Find(t.Context(), "oracle/build.sh")
-	if errors.Is(err, oracle.ErrUnavailable) {
-		benchtest.Missing(t, err.Error())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	machine := kernelMachine(t)
 	runner, err := conformance.BuildRunner(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -74,10 +74,9 @@ kill $far
 say "links at the end" "$(links)"
 `
 
-// TestKernelFirst runs the program on a kernel that has the module: which of the two is used, and that both carry packets. The
-// program's own commands drive either.
-func TestKernelFirst(t *testing.T) {
-	t.Parallel()
+// kernelMachine returns the emulated machine that has the kernel's module.
+func kernelMachine(t *testing.T) *oracle.Machine {
+	t.Helper()
 	machine, err := oracle.Find(t.Context(), "oracle/build.sh")
 	if errors.Is(err, oracle.ErrUnavailable) {
 		benchtest.Missing(t, err.Error())
@@ -85,6 +84,14 @@ func TestKernelFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return machine
+}
+
+// TestKernelFirst runs the program on a kernel that has the module: which of the two is used, and that both carry packets. The
+// program's own commands drive either.
+func TestKernelFirst(t *testing.T) {
+	t.Parallel()
+	machine := kernelMachine(t)
 	path, err := plainBinary()
 	if err != nil {
 		t.Fatal(err)

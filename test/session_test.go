@@ -52,11 +52,13 @@ const (
 	sessionPeer = 7
 )
 
-// sessionSteps are the steps of a session by name. Those from linkMade on leave a link until linkDeleted.
-var sessionSteps = []struct {
+type sessionStep struct {
 	name string
 	do   func(*session) error
-}{
+}
+
+// sessionSteps are the steps of a session by name. Those from linkMade on leave a link until linkDeleted.
+var sessionSteps = []sessionStep{
 	{"family resolved", (*session).resolve},
 	{linkMade, (*session).makeLink},
 	{"socket opened", (*session).openSockets},

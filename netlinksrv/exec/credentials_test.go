@@ -239,28 +239,17 @@ func setEffective(capabilities uint32) error {
 }
 
 func TestRightsAreTheSendersAndTheOpeners(t *testing.T) {
-	requireRoot(t)
-	s := newFakeServer()
-	got := map[uint32]bool{}
-	s.seen = func(task netlinksrv.Task, datagram []byte) {
-		ns, err := task.NetNS()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer ns.Close()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		got[uint32(datagram[8])] = task.CanAdmin(ns)
-	}
-	mustSucceed(t, s, roleCommand("rights")...)
-	if diff := cmp.Diff(map[uint32]bool{1: true, 2: true, 3: false, 4: true, 5: false}, got); diff != "" {
-		t.Errorf("may administrate (-want +got):\n%s", diff)
-	}
+	expectRights(t, "rights", map[uint32]bool{1: true, 2: true, 3: false, 4: true, 5: false})
 }
 
 // Who sends without being notified is looked up by the process, which may have rights that the thread gave up.
 func TestRightsAreNotThoseOfAnotherThread(t *testing.T) {
+	expectRights(t, "sender rights", map[uint32]bool{1: true, 2: false})
+}
+
+// expectRights plays a role and checks which of its requests, by sequence number, may administrate its network namespace.
+func expectRights(t *testing.T, role string, want map[uint32]bool) {
+	t.Helper()
 	requireRoot(t)
 	s := newFakeServer()
 	got := map[uint32]bool{}
@@ -275,8 +264,8 @@ func TestRightsAreNotThoseOfAnotherThread(t *testing.T) {
 		defer s.mu.Unlock()
 		got[uint32(datagram[8])] = task.CanAdmin(ns)
 	}
-	mustSucceed(t, s, roleCommand("sender rights")...)
-	if diff := cmp.Diff(map[uint32]bool{1: true, 2: false}, got); diff != "" {
+	mustSucceed(t, s, roleCommand(role)...)
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("may administrate (-want +got):\n%s", diff)
 	}
 }

@@ -19,13 +19,6 @@ func TestRelayThatCannotBeMade(t *testing.T) {
 	defer here.Close()
 	file := regularFile(t)
 	s := newSession(nil, nil)
-	count := func() int {
-		entries, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
 	for name, test := range map[string]struct {
 		fd   int
 		want error
@@ -34,12 +27,12 @@ func TestRelayThatCannotBeMade(t *testing.T) {
 		"no epoll set with it":       {file, unix.EPERM}, // of a regular file
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := count()
+			before := openDescriptors(t)
 			r, client, _, err := s.newRelay(credentials{}, test.fd, here, false)
 			if r != nil || client != -1 || !errors.Is(err, test.want) {
 				t.Errorf("newRelay returns %v, %d, %v, want %v", r, client, err, test.want)
 			}
-			if after := count(); after != before {
+			if after := openDescriptors(t); after != before {
 				t.Errorf("%d descriptors, before it was %d", after, before)
 			}
 		})
