@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,11 +21,13 @@ func (s *session) replaceEverywhere(inode uint64, file *os.File) error {
 		return errGone
 	}
 	defer s.calls.Done()
+	s.replacing.Lock()
+	defer s.replacing.Unlock()
 	return netns.Control(file, func(fd int) error { return s.replaceSocket(inode, fd) })
 }
 
 // replacementRounds bounds how often the client's processes are looked through. A process that forked while its parent's
-// descriptors were being replaced is found in the next round.
+// descriptors were being replaced is found in the next round, and so is one that was missed as another one ended (childrenOf).
 const replacementRounds = 8
 
 // replaceSocket is replaceEverywhere with a bare descriptor.
@@ -51,7 +54,7 @@ func (s *session) replaceSocket(inode uint64, fd int) error {
 				failed = errors.Join(failed, fmt.Errorf("process of thread %d: %w", table[0], err))
 			}
 		}
-		if !progress {
+		if !progress && (replaced || failed != nil) {
 			break
 		}
 	}
@@ -76,12 +79,18 @@ func (s *session) tablesWith(inode uint64) ([]table, error) {
 	var found []table
 	for _, pid := range pids {
 		for _, table := range tablesOf(pid) {
-			if len(numbersOf(table[0], inode)) > 0 {
+			if table.has(inode) {
 				found = append(found, table)
 			}
 		}
 	}
 	return found, nil
+}
+
+// has reports whether a table holds a socket. Each thread is asked: one that has ended since it was listed shows nothing,
+// whatever the others have.
+func (t table) has(inode uint64) bool {
+	return slices.ContainsFunc(t, func(tid int) bool { return len(numbersOf(tid, inode)) > 0 })
 }
 
 // tablesOf groups a process's threads by the descriptor table that they use.
@@ -217,16 +226,20 @@ func copyMode(from, to int) {
 	copyTimeouts(from, to)
 }
 
-// wake has the threads that are blocked on the numbers' old socket start again with the new one.
+// wake has the threads that are blocked on the numbers' old socket start again with the new one. One that waits for an answer
+// of ours by now has left the old one.
 func (s *session) wake(threads table, numbers map[int]bool) {
 	for _, tid := range threads {
-		s.mu.Lock()
-		_, waits := s.waiting[tid]
-		s.mu.Unlock()
-		if waits || !blockedOn(tid, numbers) {
+		waits := func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			_, waits := s.waiting[tid]
+			return waits
+		}
+		if waits() || !blockedOn(tid, numbers) {
 			continue
 		}
-		if err := bounce(tid, func() bool { return false }); err != nil && !errors.Is(err, errEnded) {
+		if err := bounce(tid, waits); err != nil && !errors.Is(err, errEnded) && !errors.Is(err, errCovered) {
 			s.logger.Warn("a thread of the client's may be blocked on a socket that is the device's now", "tid", tid, "error", err)
 		}
 	}

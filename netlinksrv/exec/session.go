@@ -33,6 +33,7 @@ type session struct {
 	// kept is nil where descriptors can be taken from the client. It is set before the first notification.
 	kept      *kept
 	accepting sync.Mutex // held while a connection is accepted for the client
+	replacing sync.Mutex // held while a socket is replaced: a thread can be traced by one of us only
 
 	mu        sync.Mutex
 	endpoints map[uint64]endpoint   // guarded by mu: by the cookie of the client's end
