@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"ovpn-go/crypto"
+	"ovpn-go/tun/tuntest"
 )
 
 // slowReceiver says what becomes of datagrams, one at a time and without any of the rooms' own means: ciphers from
@@ -131,4 +133,27 @@ func (r *slowReceiver) find(is func(*slowPeer) bool) *slowPeer {
 		}
 	}
 	return nil
+}
+
+// took takes a frame that the stack has got from what was delivered, and returns how many packets it held.
+func (r *slowReceiver) took(t testing.TB, frame []byte) int {
+	t.Helper()
+	packets, err := tuntest.Segment(frame)
+	if err != nil {
+		t.Fatalf("the kernel refuses a frame of %d bytes: %v", len(frame), err)
+	}
+	for i, got := range packets {
+		if len(r.delivered) == 0 {
+			t.Fatalf("a packet too many: %x", got)
+		}
+		want := r.delivered[0]
+		r.delivered = r.delivered[1:]
+		if i > 0 {
+			got, want = comparable4(got), comparable4(want)
+		}
+		if !bytes.Equal(got, want) {
+			t.Fatalf("packet %d of %d (-model +delivered):\n%s", i, len(packets), cmp.Diff(want, got))
+		}
+	}
+	return len(packets)
 }
