@@ -56,7 +56,8 @@ type watchKey struct {
 type watchGroup struct {
 	key      watchKey
 	ns       *netns.NS
-	listener *nlListener // nil: poll
+	listener *nlListener   // nil: poll
+	deaf     chan struct{} // closed when nobody receives from the listener: there is none, or it broke
 	check    chan struct{}
 	stop     chan struct{}
 	entries  map[uint64][]*watchEntry // by cookie; guarded by sockWatch.mu
@@ -114,6 +115,7 @@ func (w *sockWatch) open(ns *netns.NS, key watchKey) (*watchGroup, error) {
 	}
 	g := &watchGroup{
 		key: key, ns: ns,
+		deaf:    make(chan struct{}),
 		check:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		entries: map[uint64][]*watchEntry{},
@@ -129,6 +131,12 @@ func (w *sockWatch) open(ns *netns.NS, key watchKey) (*watchGroup, error) {
 		w.warn.Do(func() {
 			w.log.Warn("closed client sockets are noticed by polling", "interval", w.interval, "error", err)
 		})
+		close(g.deaf)
+	} else {
+		go func() {
+			defer close(g.deaf)
+			w.receive(g)
+		}()
 	}
 	w.running.Go(func() { w.run(g) })
 	return g, nil
@@ -137,30 +145,20 @@ func (w *sockWatch) open(ns *netns.NS, key watchKey) (*watchGroup, error) {
 // run looks the group's sockets up whenever that is asked for, and owns the group's descriptors.
 func (w *sockWatch) run(g *watchGroup) {
 	var tick <-chan time.Time
-	received := make(chan struct{})
-	if g.listener == nil {
-		close(received)
-	} else {
-		go func() {
-			defer close(received)
-			w.receive(g)
-		}()
-	}
 	defer func() {
 		if g.listener != nil {
 			g.listener.close()
 		}
-		<-received
+		<-g.deaf
 		g.ns.Close()
 	}()
-	ended := received // becomes nil once it was seen
+	deaf := g.deaf // becomes nil once it was seen
 	for {
 		select {
 		case <-g.stop:
 			return
-		case <-ended:
-			// There is no listener, or it broke.
-			ended = nil
+		case <-deaf:
+			deaf = nil
 			ticker := time.NewTicker(w.interval)
 			defer ticker.Stop()
 			tick = ticker.C
