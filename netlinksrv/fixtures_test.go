@@ -29,12 +29,14 @@ const (
 // fakeTask is a sender whose rights and descriptors the test chooses.
 type fakeTask struct {
 	powerless bool
+	gone      bool
 	files     map[int]*os.File
 }
 
 func (t *fakeTask) NetNS() (*netns.NS, error) { return netns.Current() }
 func (t *fakeTask) CanAdmin(*netns.NS) bool   { return !t.powerless }
 func (t *fakeTask) PID() int                  { return os.Getpid() }
+func (t *fakeTask) Waits() bool               { return !t.gone }
 
 func (t *fakeTask) File(fd int) (*os.File, error) {
 	file := t.files[fd]

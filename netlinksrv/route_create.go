@@ -2,6 +2,7 @@ package netlinksrv
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -85,7 +86,7 @@ func (s *Server) routeCreate(task Task, ns *netns.NS, m *linkMessage) Verdict {
 	if !foreign && m.index == 0 {
 		taken = found // since exists looked
 	}
-	return s.create(cfg, kind, queues, m, taken)
+	return s.create(task, cfg, kind, queues, m, taken)
 }
 
 // exists reports whether a namespace has the link that a request specifies: by its index, if it has one, or else by its
@@ -124,7 +125,7 @@ func (m *linkMessage) longQueue() bool {
 }
 
 // create makes the link and applies what else the request asks for; the verdict is taken if the name is.
-func (s *Server) create(cfg datapath.Config, kind string, queues queueCounts, m *linkMessage, taken Verdict) Verdict {
+func (s *Server) create(task Task, cfg datapath.Config, kind string, queues queueCounts, m *linkMessage, taken Verdict) Verdict {
 	l, err := s.createLink(cfg, kind, queues)
 	if errors.Is(err, unix.EEXIST) {
 		return taken
@@ -133,11 +134,15 @@ func (s *Server) create(cfg datapath.Config, kind string, queues queueCounts, m 
 		s.log.Warn("create link", "iface", cfg.Name, "error", err)
 		return Refuse(errnoOf(err, unix.EIO))
 	}
-	body, any := m.settings(uint32(l.dev.Ifindex()))
-	if !any {
-		return Acknowledge
+	if body, any := m.settings(uint32(l.dev.Ifindex())); any {
+		err = s.configureLink(cfg.NetNS, body)
 	}
-	if err := s.configureLink(cfg.NetNS, body); err != nil {
+	if err == nil && !task.Waits() {
+		// The kernel lets nobody die in the midst of this: who is killed has its link by the time that it is gone, or
+		// never. A link that appears later is one that nobody looks for.
+		err = errSenderGone
+	}
+	if err != nil {
 		s.log.Warn("configure link", "iface", cfg.Name, "error", err)
 		if err := l.dev.Close(); err != nil {
 			s.log.Warn("delete link", "iface", cfg.Name, "error", err)
@@ -146,6 +151,9 @@ func (s *Server) create(cfg datapath.Config, kind string, queues queueCounts, m 
 	}
 	return Acknowledge
 }
+
+// errSenderGone says that a request's sender did not live to see it carried out.
+var errSenderGone = fmt.Errorf("its creator is gone: %w", unix.ESRCH)
 
 // settings makes the request, without its header, that applies the flags and attributes of m to the new link. It
 // returns false if there are none.

@@ -187,17 +187,37 @@ func TestRouteCreate(t *testing.T) {
 	}
 }
 
-// TestRouteCreateUndone: a link that can't be made as it was asked for is not made at all.
+// TestRouteCreateUndone: a link that can't be made as it was asked for is not made at all, nor one whose creator ends before it is made.
 func TestRouteCreateUndone(t *testing.T) {
-	s, _ := routeServer(t)
-	s.configureLink = func(*netns.NS, []byte) error { return unix.EADDRNOTAVAIL }
-	req := routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{0, unix.IFF_UP, unix.IFF_UP}, fkind("ovpn"))
-	if v := s.Route(newTask(t), s.home, req); v != Refuse(unix.EADDRNOTAVAIL) {
-		t.Errorf("verdict %v", v)
-	}
-	s.watches.Wait()
-	if s.hasLinks(s.home.ID()) {
-		t.Error("the link is still there")
+	for _, tt := range []struct {
+		name   string
+		happen func(s *Server, task *fakeTask)
+		want   Verdict
+	}{
+		{"settings are refused", func(s *Server, _ *fakeTask) {
+			s.configureLink = func(*netns.NS, []byte) error { return unix.EADDRNOTAVAIL }
+		}, Refuse(unix.EADDRNOTAVAIL)},
+		{"the creator ends meanwhile", func(s *Server, task *fakeTask) {
+			make := s.newDevice
+			s.newDevice = func(cfg datapath.Config) (device, error) {
+				task.gone = true
+				return make(cfg)
+			}
+		}, Refuse(unix.ESRCH)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, _ := routeServer(t)
+			task := newTask(t)
+			tt.happen(s, task)
+			req := routeMessage(unix.RTM_NEWLINK, createFlags, ifinfo{0, unix.IFF_UP, unix.IFF_UP}, fkind("ovpn"))
+			if v := s.Route(task, s.home, req); v != tt.want {
+				t.Errorf("verdict %v, want %v", v, tt.want)
+			}
+			s.watches.Wait()
+			if s.hasLinks(s.home.ID()) {
+				t.Error("the link is still there")
+			}
+		})
 	}
 }
 

@@ -28,6 +28,9 @@ type Task interface {
 	Replace(inode uint64, file *os.File) error
 	// PID returns the process's id in our own pid namespace.
 	PID() int
+	// Waits reports whether the thread still waits for what comes of its call, or, if it does not wait for that, whether its
+	// process has not ended.
+	Waits() bool
 }
 
 // Config configures a Server. Its zero value works.

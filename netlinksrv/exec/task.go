@@ -84,6 +84,9 @@ func (t *task) PID() int {
 	return pid
 }
 
+// Waits says whether the thread is still there for the answer.
+func (t *task) Waits() bool { return t.alive() }
+
 // File returns a duplicate of the thread's descriptor fd, unix.EBADF if it has none.
 func (t *task) File(fd int) (*os.File, error) {
 	dup, err := t.take(fd)
