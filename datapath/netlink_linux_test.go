@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +140,38 @@ func TestEachMessageStopsAtBadLengths(t *testing.T) {
 	}
 }
 
+// shorten makes a listener's queue as short as it can be: a message or two.
+func shorten(t testing.TB, l *nlListener) {
+	t.Helper()
+	if err := netns.Control(l.file, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// dropped returns how many messages the kernel had no room for in the queue of a listener in ns.
+func dropped(t testing.TB, ns *netns.NS, l *nlListener) (n int) {
+	t.Helper()
+	var st unix.Stat_t
+	var table []byte
+	if err := errors.Join(
+		netns.Control(l.file, func(fd int) error { return unix.Fstat(fd, &st) }),
+		ns.Do(func() (err error) { table, err = os.ReadFile("/proc/thread-self/net/netlink"); return err }),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		const drops, inode = 8, 9 // columns
+		if f := strings.Fields(line); len(f) > inode && f[inode] == strconv.FormatUint(st.Ino, 10) {
+			n, _ = strconv.Atoi(f[drops])
+			return n
+		}
+	}
+	t.Fatalf("the listener is not among\n%s", table)
+	return 0
+}
+
 func TestListenerReportsAnOverrun(t *testing.T) {
 	ns := freshNS(t)
 	l, err := listenNetlink(ns, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
@@ -145,11 +179,7 @@ func TestListenerReportsAnOverrun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	if err := netns.Control(l.file, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	shorten(t, l)
 	h := nlHandle(t, ns)
 	lo, err := h.LinkByName("lo")
 	if err != nil {

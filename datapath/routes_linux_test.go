@@ -158,8 +158,14 @@ func (n *routeNet) ip(args ...string) (out string, err error) {
 	return out, err
 }
 
-// TestRoutesAnswerLikeTheKernel changes routes at random and compares the mirror's answers with the kernel's.
+// TestRoutesAnswerLikeTheKernel changes routes at random and compares the mirror's answers with the kernel's. The announcements may come
+// faster than they are read, and be lost.
 func TestRoutesAnswerLikeTheKernel(t *testing.T) {
+	t.Run("all is announced", func(t *testing.T) { testRoutesAnswerLikeTheKernel(t, false) })
+	t.Run("announcements are lost", func(t *testing.T) { testRoutesAnswerLikeTheKernel(t, true) })
+}
+
+func testRoutesAnswerLikeTheKernel(t *testing.T, overrun bool) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	n := newRouteNet(t)
@@ -167,8 +173,18 @@ func TestRoutesAnswerLikeTheKernel(t *testing.T) {
 		_ = n.h.RouteAdd(n.random(rng, rng.IntN(2) == 0))
 	}
 	r := followRoutes(t, n.ns)
+	if overrun {
+		shorten(t, r.listener)
+	}
 	var live []*netlink.Route
 	for round := range 15 {
+		var others sync.WaitGroup
+		if overrun {
+			others.Go(func() {
+				changeRoutes(t, n.ns, unix.RTM_NEWROUTE, n.links[0].Attrs().Index, 1000)
+				changeRoutes(t, n.ns, unix.RTM_DELROUTE, n.links[0].Attrs().Index, 900)
+			})
+		}
 		for range 60 {
 			is4 := rng.IntN(2) == 0
 			route := n.random(rng, is4)
@@ -197,11 +213,15 @@ func TestRoutesAnswerLikeTheKernel(t *testing.T) {
 			// IPv6 addresses don't survive that.
 			addAddr(t, n.h, n.links[i].Attrs().Name, fmt.Sprintf("fd00:%d::1/64", i))
 		}
+		others.Wait()
 		var dsts []netip.Addr
 		for range 40 {
 			dsts = append(dsts, randomAddr(rng, rng.IntN(2) == 0))
 		}
 		n.settled(t, r, fmt.Sprintf("seed %d, round %d", seed, round), dsts)
+	}
+	if lost := dropped(t, n.ns, r.listener) > 0; lost != overrun {
+		t.Errorf("announcements were lost: %v, want %v", lost, overrun)
 	}
 }
 
@@ -339,7 +359,8 @@ func changeRoutes(t testing.TB, ns *netns.NS, typ uint16, ifindex, count int) {
 	t.Helper()
 	fd, err := openNetlink(ns, unix.NETLINK_ROUTE, 0)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	defer unix.Close(fd)
 	var batch []byte
@@ -359,7 +380,8 @@ func changeRoutes(t testing.TB, ns *netns.NS, typ uint16, ifindex, count int) {
 		batch = append(batch, msg...)
 		if len(batch) > 30_000 || i == count-1 {
 			if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-				t.Fatal(err)
+				t.Error(err)
+				return
 			}
 			batch = batch[:0]
 		}

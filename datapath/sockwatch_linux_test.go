@@ -345,11 +345,7 @@ func TestSockWatchOverrun(t *testing.T) {
 	}
 	w.mu.Lock()
 	for _, g := range w.groups {
-		if err := netns.Control(g.listener.file, func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
-		}); err != nil {
-			t.Error(err)
-		}
+		shorten(t, g.listener)
 	}
 	w.mu.Unlock()
 	socks[0].Close()
