@@ -40,9 +40,10 @@ func (t Transfer) run(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
-	// A transfer that stalls ends with the context: closing the sockets fails what blocks on them.
+	// A transfer that stalls ends with the context: closing the sockets fails what blocks on them. A sender may take itself for
+	// connected when what it sent last is lost, and nothing is ever accepted.
+	defer context.AfterFunc(ctx, func() { listener.Close() })()
 	var conns closers
-	conns.add(listener)
 	type digest struct {
 		sum []byte
 		n   int64
