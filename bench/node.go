@@ -83,6 +83,11 @@ func (n *Node) SetUp(link string) error {
 	return n.withLink("set up", link, func(l netlink.Link) error { return n.handle.LinkSetUp(l) })
 }
 
+// SetDown takes an interface down.
+func (n *Node) SetDown(link string) error {
+	return n.withLink("set down", link, func(l netlink.Link) error { return n.handle.LinkSetDown(l) })
+}
+
 // SetMTU sets the MTU of an interface in bytes.
 func (n *Node) SetMTU(link string, mtu int) error {
 	return n.withLink("set the MTU of", link, func(l netlink.Link) error { return n.handle.LinkSetMTU(l, mtu) })
@@ -219,7 +224,7 @@ func (n *Node) DelLink(link string) error {
 	return n.withLink("delete", link, func(l netlink.Link) error { return n.handle.LinkDel(l) })
 }
 
-// RenameLink gives an interface that is down another name.
+// RenameLink gives an interface another name; since Linux 6.2 it may be up.
 func (n *Node) RenameLink(link, name string) error {
 	return n.withLink("rename", link, func(l netlink.Link) error { return n.handle.LinkSetName(l, name) })
 }

@@ -286,19 +286,27 @@ var logPair = regexp.MustCompile(`(\w+)=("(?:[^"\\]|\\.)*"|\S*)`)
 // records returns the lines that our program logged with a message, from the mark on.
 func records(tunnel *bench.Tunnel, mark int, message string) []record {
 	var all []record
-	line := regexp.MustCompile(`^time=\S+ level=\S+ msg=` + regexp.QuoteMeta(strconv.Quote(message)) + `.*`)
-	for _, m := range tunnel.Log.Match(mark, line) {
-		r := record{}
-		for _, pair := range logPair.FindAllStringSubmatch(m[0], -1) {
-			value := pair[2]
-			if unquoted, err := strconv.Unquote(value); err == nil {
-				value = unquoted
-			}
-			r[pair[1]] = value
-		}
-		all = append(all, r)
+	for _, m := range tunnel.Log.Match(mark, recordLine(message)) {
+		all = append(all, parseRecord(m[0]))
 	}
 	return all
+}
+
+// recordLine matches a line that our program logs with a message.
+func recordLine(message string) *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^time=\S+ level=\S+ msg=` + regexp.QuoteMeta(strconv.Quote(message)) + `.*`)
+}
+
+func parseRecord(line string) record {
+	r := record{}
+	for _, pair := range logPair.FindAllStringSubmatch(line, -1) {
+		value := pair[2]
+		if unquoted, err := strconv.Unquote(value); err == nil {
+			value = unquoted
+		}
+		r[pair[1]] = value
+	}
+	return r
 }
 
 // requireCarried checks, by what our program logged when the tunnel's peers were removed, that it
