@@ -88,21 +88,31 @@ func (d *Daemon) Serve(ctx context.Context, l *net.UnixListener) error {
 	return err
 }
 
-// accept serves who connects until the listener is closed.
+// accept serves who connects until the listener is closed. While there is no descriptor for another client, they wait.
 func (d *Daemon) accept(l *net.UnixListener) error {
+	const shortest, longest = 10 * time.Millisecond, time.Second
+	var pause time.Duration // 0 unless descriptors are lacking
 	for {
 		conn, err := l.AcceptUnix()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			d.log.Error("accept a client", "error", err)
-			time.Sleep(100 * time.Millisecond) // until somebody has closed something
+			if pause == 0 {
+				d.log.Warn("no more clients can be accepted, and they wait: raise the daemon's hard limit on descriptors "+
+					"(ulimit -Hn, LimitNOFILE= in a unit), or fs.file-max", "error", err)
+			}
+			pause = min(max(2*pause, shortest), longest)
+			time.Sleep(pause) // until somebody has closed something
 			continue
 		case errors.Is(err, unix.ECONNABORTED):
 			continue
 		case err != nil:
 			return fmt.Errorf("accept a client: %w", err)
+		}
+		if pause != 0 {
+			d.log.Info("clients are accepted again")
+			pause = 0
 		}
 		c := wire.NewConn(conn)
 		if !d.enter(c) {

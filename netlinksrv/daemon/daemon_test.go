@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -33,7 +34,13 @@ func TestMain(m *testing.M) {
 // startDaemon runs a daemon until the test ends and returns its socket's path.
 func startDaemon(t *testing.T) string {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	return startDaemonSaying(t, testWriter{t})
+}
+
+// startDaemonSaying is startDaemon with a writer for the log.
+func startDaemonSaying(t *testing.T, out io.Writer) string {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(out, nil))
 	sockets, err := datapath.NewSockets(log)
 	if err != nil {
 		t.Fatal(err)
