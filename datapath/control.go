@@ -90,7 +90,10 @@ func (d *Device) NewPeer(cfg PeerConfig) error {
 	if client != nil {
 		defer client.Close()
 		tr.tcp.substitute = cfg.Substitute
-		err = cfg.substitute(cfg.Socket, client)
+		if err = cfg.substitute(cfg.Socket, client); err != nil {
+			// All that the client is told of this is a number.
+			d.log.Warn("take over a client's connection", "peer", cfg.ID, "error", err)
+		}
 	}
 	var replaced *peers.Peer
 	if err == nil {
