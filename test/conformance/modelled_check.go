@@ -13,7 +13,7 @@ import (
 )
 
 // Check compares what came back from a sequence with what the model says. It returns the first difference in words,
-// or nothing.
+// or nothing. Beside it is what the program has logged until then, as it may never happen again.
 func (s *Modelled) Check(run *script.Transcript, r *script.Results) string {
 	w := &witness{family: run.Family, results: r}
 	for _, o := range s.Ops {
@@ -54,8 +54,8 @@ func (s *Modelled) Check(run *script.Transcript, r *script.Results) string {
 			differences = append(differences, r.Problem)
 		}
 		if len(differences) > 0 {
-			return fmt.Sprintf("%s: operation %d, %s\n    %s\n  in\n%s", s.Name, i, s.Ops[i], strings.Join(differences, "\n    "),
-				model.Text(s.Ops[:i+1]))
+			return fmt.Sprintf("%s: operation %d, %s\n    %s\n  in\n%s  logged by then, also of sequences beside it:\n%s", s.Name, i, s.Ops[i],
+				strings.Join(differences, "\n    "), model.Text(s.Ops[:i+1]), logged(run.Log, between(r.Outcomes, 0, span.end)))
 		}
 	}
 	if !complete {

@@ -59,7 +59,8 @@ func AskKernel(ctx context.Context, machine *oracle.Machine, runner string, sequ
 	return readTranscript(result.Files["transcript.json"])
 }
 
-// AskUs carries out sequences under "program exec", and watches what requests that are refused change.
+// AskUs carries out sequences under "program exec", and watches what requests that are refused change. The transcript comes
+// with all that the program has logged.
 func AskUs(ctx context.Context, program, runner string, sequences []script.Sequence) (_ *script.Transcript, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -80,12 +81,13 @@ func AskUs(ctx context.Context, program, runner string, sequences []script.Seque
 	if err := os.WriteFile(in, questions, 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, "exec", "--datapath", "userspace", "--log-file", log, "--", runner, in, out)
+	cmd := exec.CommandContext(ctx, program, "exec", "--datapath", "userspace", "--log-file", log, "--log-level", "debug", "--", runner, in, out)
 	// Told to end, it ends its client and deletes the interfaces.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	if text, err := cmd.CombinedOutput(); err != nil {
-		logged, _ := os.ReadFile(log)
+	text, err := cmd.CombinedOutput()
+	logged, _ := os.ReadFile(log)
+	if err != nil {
 		const enough = 4 << 10
 		return nil, fmt.Errorf("%s: %w\n%s\n%s", strings.Join(cmd.Args, " "), err, text, logged[max(0, len(logged)-enough):])
 	}
@@ -93,7 +95,11 @@ func AskUs(ctx context.Context, program, runner string, sequences []script.Seque
 	if err != nil {
 		return nil, err
 	}
-	return readTranscript(content)
+	t, err := readTranscript(content)
+	if err == nil {
+		t.Log = string(logged)
+	}
+	return t, err
 }
 
 func readTranscript(content []byte) (*script.Transcript, error) {

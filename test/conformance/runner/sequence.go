@@ -62,7 +62,9 @@ func run(sequence script.Sequence, ids family, fds int) script.Results {
 		return s.results
 	}
 	for i := range sequence.Steps {
+		began := time.Now()
 		outcome, err := s.step(&sequence.Steps[i])
+		outcome.Began = began
 		s.results.Outcomes = append(s.results.Outcomes, outcome)
 		if err != nil {
 			s.results.Problem = fmt.Sprintf("step %d (%s): %v", i, sequence.Steps[i].Name, err)

@@ -2,7 +2,10 @@
 // system calls and netlink datagrams, and transcripts of what came back. Both are JSON.
 package script
 
-import "encoding/hex"
+import (
+	"encoding/hex"
+	"time"
+)
 
 // Bytes are written as hexadecimal digits.
 type Bytes []byte
@@ -164,6 +167,8 @@ type Transcript struct {
 	Family    uint16    `json:"family"`
 	Group     uint32    `json:"group"`
 	Sequences []Results `json:"sequences"`
+	// Log is what the program that answered has logged, if it was ours.
+	Log string `json:"-"`
 }
 
 // Results is what came back from a sequence.
@@ -182,6 +187,8 @@ type Results struct {
 
 // Outcome is what came back from a step.
 type Outcome struct {
+	// Began is when the step began.
+	Began time.Time `json:"began"`
 	// Errno is that of the step's system call, 0 on success.
 	Errno int `json:"errno"`
 	// Sent is the datagram as it was sent.
