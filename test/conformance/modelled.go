@@ -187,6 +187,8 @@ func (p *player) play(o model.Op, out model.Outcome, at place) {
 			action = script.Down
 		}
 		p.inPlace(o.Device, func() { p.add(script.Step{Name: "set " + name, Action: action, On: name}) })
+	case model.LinkMTU:
+		p.send("MTU of "+name, at.route, linkMessage(unix.RTM_NEWLINK, do, name, u32(unix.IFLA_MTU, uint32(o.Size))))
 	case model.LinkRename:
 		to := p.place(o.Device).name
 		p.send("rename "+name, at.route, linkMessage(unix.RTM_NEWLINK, do, name, text(unix.IFLA_IFNAME, to)))
@@ -208,6 +210,12 @@ func (p *player) play(o model.Op, out model.Outcome, at place) {
 		p.open(kind, model.Client(o.Socket), s.Address)
 	case model.SocketClose:
 		p.close(model.Client(o.Socket))
+		p.await(out)
+	case model.Finish:
+		p.add(script.Step{Name: "FIN", Action: script.Shutdown, On: model.FarEnd(o.Socket)})
+		p.await(out)
+	case model.Reset:
+		p.add(script.Step{Name: "RST", Action: script.Close, Kind: script.Reset, On: model.FarEnd(o.Socket)})
 		p.await(out)
 	case model.PeerNew, model.PeerSet, model.PeerGet, model.PeerDel, model.Expire, model.Ping:
 		p.peer(o, out, at)

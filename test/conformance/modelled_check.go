@@ -93,6 +93,7 @@ type witness struct {
 	results *script.Results
 	keys    []model.Key
 	seen    map[string][]string
+	ended   []string // connections
 }
 
 func (w *witness) see(receiver, format string, args ...any) {
@@ -241,7 +242,11 @@ func (w *witness) packet(d script.Datagram) {
 	switch {
 	case d.From == "the stream, as its last bytes" && len(data) == 0:
 	case d.From == "the connection, which has ended", d.Error == int(unix.ECONNRESET):
-		w.see(d.On, model.Ended)
+		// After a reset each of them is read, one after the other.
+		if !slices.Contains(w.ended, d.On) {
+			w.ended = append(w.ended, d.On)
+			w.see(d.On, model.Ended)
+		}
 	case d.Error != 0:
 		w.see(d.On, "read fails: %s", unix.ErrnoName(unix.Errno(d.Error)))
 	case len(data) > 0 && data[0]>>3 == dataV2 && strings.HasPrefix(d.On, "client") && !strings.HasSuffix(d.On, script.FarEnd):

@@ -7,13 +7,13 @@ func (m *Model) Apply(o Op) Outcome {
 	m.out = Outcome{Seen: map[string][]string{}}
 	d := m.Devices[o.Device]
 	switch o.Do {
-	case LinkNew, LinkDel, LinkUp, LinkDown, LinkRename, LinkMove:
+	case LinkNew, LinkDel, LinkUp, LinkDown, LinkRename, LinkMove, LinkMTU:
 		m.link(o, d)
 	case SocketOpen, SocketClose:
 		m.openOrClose(o)
 	case PeerNew, PeerSet, PeerGet, PeerDel, KeyNew, KeyGet, KeySwap, KeyDel, Expire:
 		m.request(o, d)
-	case Receive, ControlIn, ControlOut, BadRecord:
+	case Receive, ControlIn, ControlOut, BadRecord, Finish, Reset:
 		m.transport(o)
 	case Transmit:
 		m.transmit(o, d)
@@ -31,7 +31,7 @@ func (m *Model) link(o Op, d *Device) {
 	if o.Do == LinkNew {
 		switch {
 		case d == nil:
-			m.Devices[o.Device] = &Device{MP: o.MP, peers: map[uint32]*Peer{}}
+			m.Devices[o.Device] = &Device{MP: o.MP, MTU: firstMTU, peers: map[uint32]*Peer{}}
 			m.reply(ack)
 		case d.Elsewhere || d.Renamed:
 			m.skip() // the name is free
@@ -59,6 +59,13 @@ func (m *Model) link(o Op, d *Device) {
 	case LinkMove:
 		d.Elsewhere, d.Up = !d.Elsewhere, false
 		m.reply(ack)
+	case LinkMTU:
+		if o.Size < smallestMTU || o.Size > largestMTU {
+			m.reply("EINVAL")
+			return
+		}
+		d.MTU = o.Size
+		m.reply(ack)
 	}
 }
 
@@ -78,7 +85,7 @@ func (m *Model) openOrClose(o Op) {
 				}
 			}
 		}
-		if kind == TCP {
+		if kind == TCP && !s.reset {
 			m.see(FarEnd(o.Socket), Ended)
 		}
 	default:
@@ -143,7 +150,7 @@ func (m *Model) peerNew(o Op, d *Device) {
 		m.reply("ENOTSOCK")
 	case (kind == TCP) != (o.Remote == 0):
 		m.reply("EINVAL")
-	case user != nil && (kind == TCP || device != o.Device):
+	case user != nil && (kind == TCP || device != o.Device), m.sockets[o.Socket].ended():
 		m.reply("ENOTSOCK")
 	case d.MP && d.peers[o.Peer] != nil:
 		m.reply("EEXIST")

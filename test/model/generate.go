@@ -56,9 +56,9 @@ var weights = []struct {
 	action Action
 	weight int
 }{
-	{LinkNew, 3}, {LinkDel, 1}, {LinkUp, 4}, {LinkDown, 1}, {LinkRename, 1}, {LinkMove, 1}, {SocketOpen, 4}, {SocketClose, 2},
+	{LinkNew, 3}, {LinkDel, 1}, {LinkUp, 4}, {LinkDown, 1}, {LinkRename, 1}, {LinkMove, 1}, {LinkMTU, 1}, {SocketOpen, 4}, {SocketClose, 2},
 	{PeerNew, 22}, {PeerSet, 10}, {PeerGet, 1}, {PeerDel, 4}, {KeyNew, 26}, {KeyGet, 2}, {KeySwap, 6}, {KeyDel, 2},
-	{Receive, 50}, {Transmit, 40}, {ControlIn, 4}, {ControlOut, 3}, {BadRecord, 2}, {Expire, 2}, {Ping, 2},
+	{Receive, 50}, {Transmit, 40}, {ControlIn, 4}, {ControlOut, 3}, {BadRecord, 2}, {Finish, 1}, {Reset, 1}, {Expire, 2}, {Ping, 2},
 }
 
 func (g *generator) action() Action {
@@ -101,7 +101,9 @@ func (g *generator) op() Op {
 		o.MP = g.chance(50)
 	case SocketOpen, SocketClose:
 		o.Device, o.Socket = 0, 1+g.IntN(len(Sockets))
-	case BadRecord:
+	case LinkMTU:
+		o.Size = one(g, smallestMTU-1, smallestMTU, smallestMTU, firstMTU, largestMTU, largestMTU+1)
+	case BadRecord, Finish, Reset:
 		o.Device, o.Socket = 0, one(g, connections...)
 	case PeerNew, PeerSet:
 		g.peer(&o)
@@ -120,7 +122,7 @@ func (g *generator) op() Op {
 	case ControlIn, ControlOut:
 		o.Device, o.Socket, o.Remote = 0, 1+g.IntN(len(Sockets)-1), 1+g.IntN(len(Remotes))
 	case Transmit:
-		o.Size = g.IntN(40)
+		o.Size = g.size()
 		n := 1 + g.Uint32N(5)
 		if o.VPN4 = vpn4(n); g.chance(30) {
 			o.VPN4, o.VPN6 = "", vpn6(n)
@@ -148,7 +150,15 @@ func (g *generator) op() Op {
 }
 
 func linkAction(a Action) bool {
-	return a == LinkNew || a == LinkDel || a == LinkUp || a == LinkDown || a == LinkRename || a == LinkMove
+	return a == LinkNew || a == LinkDel || a == LinkUp || a == LinkDown || a == LinkRename || a == LinkMove || a == LinkMTU
+}
+
+// size is that of a payload: often a small one.
+func (g *generator) size() int {
+	if g.chance(10) {
+		return g.IntN(firstMTU - header6)
+	}
+	return g.IntN(40)
 }
 
 func vpn4(n uint32) string { return fmt.Sprintf("10.8.0.%d", n) }
@@ -260,7 +270,7 @@ func (g *generator) key(o *Op) {
 // packet makes a data packet for a peer that has a key, good or with a mistake.
 func (g *generator) packet(o *Op) {
 	o.Inner = one(g, IPv4, IPv4, IPv4, IPv4, IPv6, IPv6, IPv6, Keepalive, Nonsense, Empty, Forged, Short)
-	o.Size = g.IntN(40)
+	o.Size = g.size()
 	o.Remote = 1 + g.IntN(len(Remotes))
 	o.Socket = 1 + g.IntN(len(Sockets)-1)
 	d := g.m.Devices[o.Device]

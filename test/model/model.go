@@ -43,6 +43,7 @@ type Model struct {
 // Device is one link with its peers.
 type Device struct {
 	MP, Up bool
+	MTU    int
 	// Renamed says that it has its other name, and Elsewhere that it is in the other namespace.
 	Renamed, Elsewhere bool
 	peers              map[uint32]*Peer
@@ -101,7 +102,12 @@ type socket struct {
 	open, used bool
 	// spent says that nothing more is known of a connection: its peer has gone by itself.
 	spent bool
+	// finished and reset say how the other end has ended a connection.
+	finished, reset bool
 }
+
+// ended says whether nothing more comes from a connection's other end.
+func (s *socket) ended() bool { return s.finished || s.reset }
 
 // New returns a model without devices and open sockets.
 func New() *Model { return &Model{sockets: make([]socket, len(Sockets)+1)} }

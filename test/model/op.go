@@ -23,6 +23,7 @@ const (
 	LinkDown   Action = "LinkDown"   // sets it down
 	LinkRename Action = "LinkRename" // gives it its other name
 	LinkMove   Action = "LinkMove"   // moves it to the other network namespace, where it is down
+	LinkMTU    Action = "LinkMTU"    // sets its MTU to Size
 
 	SocketOpen  Action = "SocketOpen"  // opens Socket; a TCP connection once only
 	SocketClose Action = "SocketClose" // the client closes Socket
@@ -46,6 +47,10 @@ const (
 	ControlOut Action = "ControlOut"
 	// BadRecord has the other end of the TCP connection Socket send a record that is too short.
 	BadRecord Action = "BadRecord"
+
+	// Finish has the other end of the TCP connection Socket send no more (FIN), and Reset has it end the connection (RST).
+	Finish Action = "Finish"
+	Reset  Action = "Reset"
 
 	// Expire sets a short timeout for Peer of Device and waits for its end.
 	Expire Action = "Expire"
@@ -186,4 +191,7 @@ const (
 	keepaliveLength    = 16
 	nonsenseLength     = 8
 	controlPacketBytes = 5
+	smallestMTU        = 68
+	firstMTU           = 1416 // that a new link has
+	largestMTU         = 65451
 )

@@ -4,8 +4,12 @@ import "fmt"
 
 // transport is what arrives on the client's sockets, and what it sends on them.
 func (m *Model) transport(o Op) {
-	s, kind := m.sockets[o.Socket], Sockets[o.Socket-1].Kind
+	s, kind := &m.sockets[o.Socket], Sockets[o.Socket-1].Kind
 	if !s.open || s.spent || kind == NotASocket || kind == UDP4 && V6(o.Remote) || kind != TCP && o.Remote == 0 {
+		m.skip()
+		return
+	}
+	if s.ended() && (o.Do != ControlOut || s.reset) {
 		m.skip()
 		return
 	}
@@ -25,6 +29,14 @@ func (m *Model) transport(o Op) {
 			return
 		}
 		m.remove(device, user, "transport-error")
+	case Finish, Reset:
+		// The peer stays until something is sent.
+		if kind != TCP {
+			m.skip()
+			return
+		}
+		s.finished, s.reset = o.Do == Finish, o.Do == Reset
+		m.see(to, Ended)
 	case Receive:
 		switch {
 		case user == nil && kind == TCP:
@@ -134,12 +146,12 @@ func (m *Model) transmit(o Op, d *Device) {
 		m.skip()
 		return
 	}
-	if !d.Up {
-		return // the packet is refused before the device sees it
-	}
 	from, to, length := Inside4, o.VPN4, header4+o.Size
 	if o.VPN6 != "" {
 		from, to, length = Inside6, o.VPN6, header6+o.Size
+	}
+	if !d.Up || length > d.MTU {
+		return // the packet is refused before the device sees it
 	}
 	var p *Peer
 	for _, p = range d.peers { // P2P has at most one
@@ -155,6 +167,10 @@ func (m *Model) transmit(o Op, d *Device) {
 		return
 	}
 	p.VPNTx.add(length)
+	if p.key(0) != nil && m.sockets[p.Socket].reset {
+		m.remove(o.Device, p, "transport-error")
+		return
+	}
 	m.send(p, length, Packet(from, to, length))
 }
 
@@ -178,7 +194,7 @@ const KeepaliveText = "keepalive"
 
 func (m *Model) ping(o Op, d *Device) {
 	p := d.Peer(o.Peer)
-	if p == nil || p.key(0) == nil {
+	if p == nil || p.key(0) == nil || m.sockets[p.Socket].reset {
 		m.skip()
 		return
 	}
