@@ -11,8 +11,10 @@ import (
 // keySwapped matches OpenVPN's own report, at verb 6, that it told the device to swap keys.
 var keySwapped = regexp.MustCompile(`dco_swap_keys`)
 
-// negotiated matches its report, at any verbosity, that a handshake is complete.
-var negotiated = regexp.MustCompile(`Control Channel: TLSv1`)
+// keysNegotiated is its report, at any verbosity, that a handshake is complete, and negotiated matches it.
+const keysNegotiated = "Control Channel: TLSv1"
+
+var negotiated = regexp.MustCompile(keysNegotiated)
 
 // rekeyEvery returns options for a session whose keys are renewed every so many seconds, and in whose
 // log each renewal shows.

@@ -185,13 +185,13 @@ func newSoak(t *testing.T) *soak {
 }
 
 // watched is exec with a program that answers at profileSocket.
-func (s *soak) watched(node *bench.Node, name string) bench.Placement {
+func (s *scenario) watched(node *bench.Node, name string) bench.Placement {
 	at := s.exec(node)
 	at.Prefix = slices.Insert(slices.Clone(at.Prefix), 2, "--pprof", s.profileSocket(name))
 	return at
 }
 
-func (s *soak) profileSocket(name string) string { return filepath.Join(s.Dir(), name+".pprof") }
+func (s *scenario) profileSocket(name string) string { return filepath.Join(s.Dir(), name+".pprof") }
 
 func (s *soak) endTraffic() {
 	s.cancel()
@@ -297,14 +297,20 @@ func (s *soak) end(client *bench.Tunnel) {
 func (s *soak) holdings() (all []holding) {
 	s.Helper()
 	for _, program := range s.steady {
-		pid := program.PID()
-		held := holding{resident: residentBytes(s.T, pid), descriptors: descriptors(s.T, pid)}
-		socket := s.profileSocket(program.Name)
-		held.goroutines = profileNumber(s.T, socket, "goroutine?debug=1", "goroutine profile: total ")
-		held.heap = profileNumber(s.T, socket, "heap?gc=1&debug=1", "# HeapAlloc = ")
-		all = append(all, held)
+		all = append(all, s.holding(program))
 	}
 	return all
+}
+
+// holding asks the program of a tunnel, which was started watched under its name.
+func (s *scenario) holding(program *bench.Tunnel) holding {
+	s.Helper()
+	socket, pid := s.profileSocket(program.Name), program.PID()
+	return holding{
+		resident: residentBytes(s.T, pid), descriptors: descriptors(s.T, pid),
+		goroutines: profileNumber(s.T, socket, "goroutine?debug=1", "goroutine profile: total "),
+		heap:       profileNumber(s.T, socket, "heap?gc=1&debug=1", "# HeapAlloc = "),
+	}
 }
 
 // profileNumber returns the number behind the label in a profile that a program serves at a socket.
