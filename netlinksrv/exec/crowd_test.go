@@ -11,7 +11,7 @@ import (
 )
 
 func init() {
-	// crowd has sockets replaced by several of its threads at a time, while others come and go.
+	// crowd has sockets replaced by several of its threads at a time, while others come and go, and so do epoll sets.
 	roles["crowd"] = func(args []string) error {
 		times, err := strconv.Atoi(args[0])
 		if err != nil {
@@ -26,6 +26,9 @@ func init() {
 					go func() {
 						defer close(ended)
 						runtime.LockOSThread() // for good: the thread ends with the goroutine
+						if set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
+							unix.Close(set)
+						}
 					}()
 					select {
 					case <-ended:
@@ -66,7 +69,7 @@ func askOften(times int) error {
 	return nil
 }
 
-// Several threads have sockets replaced at a time, while others come and go.
+// Several threads have sockets replaced at a time, while others come and go, and epoll sets with them.
 func TestReplaceInCrowd(t *testing.T) {
 	const times = "10"
 	mustSucceed(t, replacing(t), roleCommand("crowd", times)...)

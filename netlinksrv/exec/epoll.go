@@ -26,7 +26,8 @@ type registration struct {
 }
 
 // moveRegistrations lets the thread's epoll sets watch replacement, under the same number and with
-// the same events and data, where they watch old. Both are descriptors of ours.
+// the same events and data, where they watch old. Both are descriptors of ours. A set that another thread closes meanwhile has
+// nothing to be moved.
 func (t *task) moveRegistrations(number, old, replacement int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(old, &st); err != nil {
@@ -38,6 +39,9 @@ func (t *task) moveRegistrations(number, old, replacement int) error {
 	}
 	for _, set := range sets {
 		info, err := t.descriptorInfo(set)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -46,6 +50,9 @@ func (t *task) moveRegistrations(number, old, replacement int) error {
 				continue
 			}
 			fd, err := t.take(set)
+			if errors.Is(err, unix.EBADF) {
+				break
+			}
 			if err != nil {
 				return err
 			}
