@@ -35,6 +35,7 @@ var (
 		unix.SYS_TIMERFD_CREATE, unix.SYS_FCNTL, unix.SYS_OPENAT, unix.SYS_IOCTL, unix.SYS_FSTAT, unix.SYS_SETNS,
 		unix.SYS_SENDTO, unix.SYS_RECVFROM,
 	}
+	bootTimeCalls = []uint32{unix.SYS_CLOCK_GETTIME, unix.SYS_TIMERFD_SETTIME}
 )
 
 // A refusal is an order to the parent: of the calls that match, let the first skip pass and make the next count fail.
@@ -43,6 +44,8 @@ type refusal struct {
 	fd          int // the first argument; -1: any
 	errno       unix.Errno
 	skip, count int
+	// asleep is by how many seconds more CLOCK_BOOTTIME is ahead of what it is, from now on: see suspend.
+	asleep int64
 }
 
 const anyPreparing = -1
@@ -92,6 +95,7 @@ type judge struct {
 	mu      sync.Mutex
 	now     refusal
 	refused int
+	asleep  int64 // of all orders
 }
 
 // serve takes the child's orders from a socket, and the first one's listener, until the child has ended.
@@ -123,7 +127,8 @@ func (j *judge) serve(t *testing.T, fd int) {
 		j.mu.Lock()
 		refused := j.refused
 		j.now, j.refused = refusal{}, 0
-		_, _ = fmt.Sscan(string(buf[:n]), &j.now.nr, &j.now.fd, (*uintptr)(&j.now.errno), &j.now.skip, &j.now.count)
+		_, _ = fmt.Sscan(string(buf[:n]), &j.now.nr, &j.now.fd, (*uintptr)(&j.now.errno), &j.now.skip, &j.now.count, &j.now.asleep)
+		j.asleep += j.now.asleep
 		j.mu.Unlock()
 		if err := unix.Send(fd, fmt.Append(nil, refused), unix.MSG_NOSIGNAL); err != nil {
 			return
@@ -169,7 +174,11 @@ func (j *judge) answer(t *testing.T, listener int) {
 			return
 		}
 		r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-		if errno := j.verdict(n); errno != 0 {
+		if done, err := j.bootTime(n); err != nil {
+			t.Errorf("shift the boot time: %v", err)
+		} else if done {
+			r.flags = 0
+		} else if errno := j.verdict(n); errno != 0 {
 			r.errno, r.flags = -int32(errno), 0
 		}
 		// The error is that the child has been killed meanwhile.
@@ -207,7 +216,7 @@ func startRefusing(t *testing.T) {
 	if os.Getenv(refusingVariable) == "" {
 		t.Skip("this is another test's child")
 	}
-	asked := slices.Concat(movingCalls, preparingCalls)
+	asked := slices.Concat(movingCalls, preparingCalls, bootTimeCalls)
 	program := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: 16, Size: 4}, // the first argument
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: refusingFD, SkipTrue: uint8(len(asked) + 1)},
@@ -259,7 +268,7 @@ func refusedSoFar(t *testing.T) (n int) {
 // refuse begins to refuse calls, and returns how many the order before it has refused.
 func (what refusal) refuse(t *testing.T) int {
 	t.Helper()
-	order := fmt.Sprint(what.nr, what.fd, uintptr(what.errno), what.skip, what.count)
+	order := fmt.Sprint(what.nr, what.fd, uintptr(what.errno), what.skip, what.count, what.asleep)
 	if err := unix.Send(refusingFD, []byte(order), unix.MSG_NOSIGNAL); err != nil {
 		t.Fatal(err)
 	}

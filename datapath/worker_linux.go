@@ -56,7 +56,8 @@ type clock struct {
 }
 
 // bootReread is how old, in nanoseconds awake, the boot time of a turn may be. Reading it takes a system call, which
-// a lone packet would feel; the timer for a deadline has it read at once, so that only seconds begin late.
+// a lone packet would feel; the timer for a deadline has it read at once, so that only seconds begin late. Suspending a machine and
+// waking it takes far longer, with this process frozen and the clock still going, so the first turn afterwards reads it too.
 const bootReread = int64(50 * time.Millisecond)
 
 var started = time.Now()
