@@ -323,6 +323,92 @@ func TestDaemonRefuses(t *testing.T) {
 	d.mustRun(star.Server, "", "link", "del", "mp0")
 }
 
+// TestDaemonCannotLook: a daemon that may not look at a client, or not take its descriptors, says so to the client and in its log, keeps
+// nothing of it and goes on serving the others.
+func TestDaemonCannotLook(t *testing.T) {
+	t.Parallel()
+	requireTools(t, "setpriv")
+	benchtest.Root(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fewer := []string{"setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"}
+	other := []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin"}
+	link := []string{"link", "add", "other0"}
+	run := []string{"exec", "--datapath", "userspace", "--", "true"}
+	peer := []string{"peer", "add", "own0", "1", "--local", ":1194", "--remote", "127.0.0.1:9"}
+	for _, daemon := range []struct {
+		name     string
+		handicap handicap
+		says     string
+		refused  map[string][2][]string // a client's prefix, and what it runs
+	}{
+		{"without CAP_SYS_PTRACE", handicap{Drop: []int{unix.CAP_SYS_PTRACE}}, "CAP_SYS_PTRACE: .*permission denied", map[string][2][]string{
+			"one with more rights":                 {nil, link},
+			"one with more rights, under a filter": {nil, run},
+			"one of another user":                  {other, link},
+			"one of another user, under a filter":  {other, run},
+			"one of another user, that only looks": {other, {"show"}},
+		}},
+		{"without pidfd_getfd", handicap{Deny: []denial{deny(unix.SYS_PIDFD_GETFD, unix.EPERM)}}, "operation not permitted|peer socket .*-1", map[string][2][]string{
+			"one under a filter": {fewer, run},
+			"one with a socket":  {fewer, peer},
+		}},
+	} {
+		t.Run(daemon.name, func(t *testing.T) {
+			d := startDaemon(t, raceBinary, "env", daemon.handicap.variable(t), self)
+			for dir := filepath.Dir(d.socket); dir != os.TempDir(); dir = filepath.Dir(dir) {
+				if err := os.Chmod(dir, 0o711); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chmod(d.socket, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			binary := filepath.Join(filepath.Dir(d.socket), "ovpn-go") // where another user finds it
+			if err := os.Link(d.binary, binary); err != nil {
+				t.Fatal(err)
+			}
+			node := benchtest.Star(t, 1).Server
+			command := func(prefix, args []string) (string, error) {
+				line := slices.Concat(prefix, []string{binary, "--socket", d.socket}, args)
+				cmd := exec.CommandContext(t.Context(), line[0], line[1:]...)
+				cmd.Env = append(cmd.Environ(), "GORACE=atexit_sleep_ms=0")
+				var out bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &out, &out
+				err := node.Do(cmd.Start)
+				if err == nil {
+					err = cmd.Wait()
+				}
+				return out.String(), err
+			}
+			mustServe := func(args ...string) {
+				t.Helper()
+				if out, err := command(fewer, args); err != nil {
+					t.Fatalf("%v: %v\n%s", args, err, out)
+				}
+			}
+			mustServe("link", "add", "own0")
+			before := held(t, d.cmd.Process.Pid, d.pprof)
+			for name, client := range daemon.refused {
+				out, err := command(client[0], client[1])
+				if err == nil || !regexp.MustCompile(daemon.says).MatchString(out) {
+					t.Errorf("%s: %v ends with %v\n%s", name, client[1], err, out)
+				}
+				requireHeld(t, d.cmd.Process.Pid, d.pprof, before)
+			}
+			if has, err := node.HasLink("other0"); err != nil || has {
+				t.Errorf("a client that was refused has its link (%v)", err)
+			}
+			if out, err := command(fewer, []string{"show"}); err != nil || !strings.Contains(out, "0 peers") {
+				t.Errorf("show: %v\n%s", err, out)
+			}
+			mustServe("link", "del", "own0")
+		})
+	}
+}
+
 // TestDaemonSocket: who may connect is decided by the socket's mode.
 func TestDaemonSocket(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -46,7 +47,11 @@ func NewCaller(conn int) (*Caller, error) {
 	}
 	unix.CloseOnExec(pidfd)
 	c := &Caller{pidfd: pidfd, task: &task{tid: int(peer.Pid), alive: func() bool { return processRuns(pidfd) }}}
-	if c.credentials, err = c.task.credentials(); err == nil && c.credentials.euid != peer.Uid {
+	c.credentials, err = c.task.credentials()
+	switch {
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		err = fmt.Errorf("look into process %d, which takes its user and no more rights than this process's, or CAP_SYS_PTRACE: %w", peer.Pid, err)
+	case err == nil && c.credentials.euid != peer.Uid:
 		err = fmt.Errorf("the process is of another user than when it connected: %w", unix.EPERM)
 	}
 	if err != nil {

@@ -49,6 +49,7 @@ type supervisor struct {
 	failure error
 	exited  bool
 	stopped bool // the daemon has asked for the client's end
+	aborted bool // the client was not left to end by itself
 }
 
 // run starts the client and returns when it and all of its descendants are gone.
@@ -240,6 +241,7 @@ func (s *supervisor) notAnswered(err error) {
 
 // abort gives up: the guard takes the end of file for our death and kills everything.
 func (s *supervisor) abort(err error) {
+	s.aborted = true
 	if s.failure == nil {
 		s.failure = err
 	}
@@ -268,7 +270,7 @@ func (s *supervisor) finish(others []int) {
 	if s.stopped && s.failure == nil {
 		s.failure = ErrDaemonStopped
 	}
-	if errors.Is(s.failure, ErrDaemonGone) || errors.Is(s.failure, ErrDaemonStopped) {
+	if s.aborted || s.stopped {
 		s.status = Status{Code: 126} // however it ended, it is not what it would have come to by itself
 	}
 }
