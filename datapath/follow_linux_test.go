@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,6 +112,70 @@ func TestInterfaceInOtherHands(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A move is seen although its announcement may be one of many for which the queue has no room.
+func TestMoveAmongTooManyAnnouncements(t *testing.T) {
+	places := [2]*netns.NS{freshNS(t), freshNS(t)}
+	d, err := New(Config{Name: "tun0", Mode: peers.MP, NetNS: places[0], Sockets: newSockets(t), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var listener *nlListener
+	for n := range 30 {
+		from, to := places[n%2], places[(n+1)%2]
+		eventually(t, "the device's namespace is watched", func() bool {
+			d.moving.Lock()
+			defer d.moving.Unlock()
+			before := listener
+			listener = d.leaving
+			return listener != nil && listener != before
+		})
+		shorten(t, listener)
+		moveAmidst(t, d, listener, from, to)
+	}
+}
+
+// moveAmidst moves a device's interface while there are too many announcements for its listener.
+func moveAmidst(t *testing.T, d *Device, listener *nlListener, from, to *netns.NS) {
+	t.Helper()
+	var others sync.WaitGroup
+	defer others.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	for range 2 {
+		h := nlHandle(t, from)
+		others.Go(func() { changeLoopback(t, h, stop) })
+	}
+	eventually(t, "announcements are lost", func() bool { return dropped(t, from, listener) > 0 })
+	h := nlHandle(t, from)
+	link, err := h.LinkByName("tun0")
+	if err == nil {
+		err = netns.Control(to.File(), func(fd int) error { return h.LinkSetNsFd(link, fd) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the device is seen where it was moved to", func() bool {
+		d.moving.Lock()
+		defer d.moving.Unlock()
+		return d.place == to.ID()
+	})
+}
+
+// changeLoopback changes the MTU of a loopback interface, as fast as it can, until stop is closed.
+func changeLoopback(t *testing.T, h *netlink.Handle, stop chan struct{}) {
+	lo, err := h.LinkByName("lo")
+	for mtu := 1000; err == nil; mtu = 1000 + (mtu+1)%1000 {
+		select {
+		case <-stop:
+			return
+		default:
+			err = h.LinkSetMTU(lo, mtu)
+		}
+	}
+	t.Error(err)
 }
 
 // addUDPPeer gives a device a peer over a socket in a namespace.
