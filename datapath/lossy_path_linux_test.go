@@ -172,6 +172,9 @@ func (w *lossyWay) emit(t *testing.T, n int) (datagrams [][]byte) {
 	buf := make([]byte, 2000)
 	for range n {
 		size, err := unix.Read(w.here.fd, buf)
+		for err == unix.EINTR { // the scheduler's signal: a read with a time limit is not restarted
+			size, err = unix.Read(w.here.fd, buf)
+		}
 		if err != nil {
 			t.Fatalf("the device sent %d of %d packets: %v", len(datagrams), n, err)
 		}
