@@ -70,6 +70,30 @@ echo end >/tmp/end-of-user
 wait $user
 say "the program has ended" $?
 $P link del tun0
+
+# The program at both ends, while somebody sets the clock.
+$P serve --socket /tmp/daemon & daemon=$!
+until [ -S /tmp/daemon ]; do sleep 0.1; done
+export OVPN_GO_SOCKET=/tmp/daemon
+$P key generate >/tmp/key3
+sh /tmp/end 0 192.0.2.2 10.8.0.1 /tmp/key3
+at sh /tmp/end 1 192.0.2.1 10.8.0.2 /tmp/key3
+say "before the clock is set" "$(check arrives 10.8.0.2)"
+later() { date -s @$(($(date +%s) + $1)) >/dev/null; }
+for end in "" at; do $end $P peer set tun0 1 --keepalive 1,5; done
+later 86400
+sleep 2
+$P show tun0 --json >/out/forwards.json
+later -172800
+sleep 6
+$P show tun0 --json >/out/back.json
+at $P peer set tun0 1 --keepalive 0,0
+later -86400
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do $P peer show tun0 --json >/tmp/peers; grep -q '"id"' /tmp/peers || break; sleep 0.5; done
+say "silence, as the clock is set back" "$(grep -q '"id"' /tmp/peers && echo ignored || echo noticed)"
+for end in "" at; do $end $P link del tun0; done
+kill $daemon; wait $daemon
+say "the daemon has ended" $?
 kill $far
 say "links at the end" "$(links)"
 `
@@ -88,7 +112,7 @@ func kernelMachine(t *testing.T) *oracle.Machine {
 }
 
 // TestKernelFirst runs the program on a kernel that has the module: which of the two is used, and that both carry packets. The
-// program's own commands drive either.
+// program's own commands drive either. And in a machine of its own its clock may be set, which must not mean anything to the program.
 func TestKernelFirst(t *testing.T) {
 	t.Parallel()
 	machine := kernelMachine(t)
@@ -119,6 +143,9 @@ func TestKernelFirst(t *testing.T) {
 		"the module carries":                         "yes",
 		"the program carries":                        "yes",
 		"the program has ended":                      "0",
+		"before the clock is set":                    "yes",
+		"silence, as the clock is set back":          "noticed",
+		"the daemon has ended":                       "0",
 		"links at the end":                           "",
 	} {
 		if got, ok := seen[what]; !ok || got != want {
@@ -144,6 +171,17 @@ func TestKernelFirst(t *testing.T) {
 		t.Error(err)
 	} else if len(shown) != 1 || len(shown[0].Peers) != 1 || shown[0].Peers[0].Link.RxPackets == 0 || len(shown[0].Peers[0].Keys) != 1 {
 		t.Errorf("show prints of the module: %s", result.Files["show.json"])
+	}
+	// A second of the machine's may take several of ours, of which it counts some.
+	for _, clock := range []string{"forwards", "back"} {
+		var links []struct{ Peers []shownPeer }
+		if err := json.Unmarshal(result.Files[clock+".json"], &links); err != nil {
+			t.Errorf("the clock is set %s: %v", clock, err)
+		} else if len(links) != 1 || len(links[0].Peers) != 1 || len(links[0].Peers[0].Keys) != 1 {
+			t.Errorf("the clock is set %s: the peer is gone: %s", clock, result.Files[clock+".json"])
+		} else if p := links[0].Peers[0]; p.LastSeen == nil || *p.LastSeen > 5 || p.Keys[0].Age == nil || *p.Keys[0].Age > 600 {
+			t.Errorf("the clock is set %s: ages that can't be: %s", clock, result.Files[clock+".json"])
+		}
 	}
 	if t.Failed() {
 		t.Logf("stdout:\n%s\nstderr:\n%s\ndmesg:\n%s", result.Files["stdout"], result.Files["stderr"], result.Files["dmesg"])
