@@ -137,10 +137,11 @@ func reregister(set, old, replacement int, r registration) error {
 // atNumber runs reregister where nothing of ours is disturbed.
 //
 // A thread with a private table is quick, but not if the number is one of the Go runtime's own:
-// it may wake its poller from any thread, and would write into the client's socket instead.
+// it may wake its poller from any thread, and would write into the client's socket instead. Epoll sets and eventfds of
+// ours are used by other threads only, and these have the other table.
 // Then a process does it, and also where a container's seccomp profile forbids a private table.
 func atNumber(set, old, replacement int, r registration) error {
-	if ours, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(r.number)); err == nil && strings.HasPrefix(ours, "anon_inode:[event") {
+	if mayBeRuntimes(r.number) {
 		return inProcess(set, old, replacement, r)
 	}
 	err := onPrivateThread(func() error { return reregister(set, old, replacement, r) })

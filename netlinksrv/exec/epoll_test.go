@@ -36,6 +36,27 @@ func TestParseRegistrations(t *testing.T) {
 
 // The number of a registration may be one that the Go runtime needs in this process.
 func TestReregisterAtANumberOfTheRuntime(t *testing.T) {
+	expectReregistered(t, func(set int) int { return runtimePoller(t, set) })
+}
+
+// A daemon, which may not start a process, has epoll sets and eventfds of its own at numbers that clients use. It knows the runtime's.
+func TestReregisterAtANumberOfOurs(t *testing.T) {
+	defer func(numbers []int) { runtimesOwn = numbers }(runtimesOwn)
+	runtimesOwn = []int{runtimePoller(t, -1)}
+	if !mayBeRuntimes(runtimesOwn[0]) {
+		t.Error("the runtime's own is not taken for that")
+	}
+	expectReregistered(t, func(set int) int {
+		if mayBeRuntimes(set) {
+			t.Error("an epoll set of ours is taken for the runtime's")
+		}
+		return set
+	})
+}
+
+// expectReregistered moves a registration in a set at the number that at returns.
+func expectReregistered(t *testing.T, at func(set int) int) {
+	t.Helper()
 	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +69,7 @@ func TestReregisterAtANumberOfTheRuntime(t *testing.T) {
 		}
 		defer unix.Close(files[i])
 	}
-	r := registration{number: runtimePoller(t, set), events: unix.EPOLLIN, data: 18<<32 | 17}
+	r := registration{number: at(set), events: unix.EPOLLIN, data: 18<<32 | 17}
 	if err := atNumber(set, files[0], files[1], r); err != nil {
 		t.Fatal(err)
 	}

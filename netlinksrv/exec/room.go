@@ -3,6 +3,9 @@ package exec
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,5 +48,44 @@ func LeaveRoom() error {
 	}
 	r.Close()
 	w.Close()
-	return nil
+	runtimesOwn, err = eventNumbers()
+	return err
+}
+
+// runtimesOwn are the numbers of the Go runtime's own descriptors, an epoll set and an eventfd; nil where LeaveRoom has not seen which
+// they are.
+var runtimesOwn []int
+
+// mayBeRuntimes reports whether a number may be one of them.
+func mayBeRuntimes(number int) bool {
+	if runtimesOwn != nil {
+		return slices.Contains(runtimesOwn, number)
+	}
+	return isEvent(strconv.Itoa(number))
+}
+
+// eventNumbers lists our epoll sets and eventfds.
+func eventNumbers() ([]int, error) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	numbers := []int{}
+	for _, entry := range entries {
+		if !isEvent(entry.Name()) {
+			continue
+		}
+		number, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		numbers = append(numbers, number)
+	}
+	return numbers, nil
+}
+
+// isEvent reports whether a descriptor of ours is an epoll set or an eventfd.
+func isEvent(number string) bool {
+	target, err := os.Readlink("/proc/self/fd/" + number)
+	return err == nil && strings.HasPrefix(target, "anon_inode:[event")
 }
