@@ -10,12 +10,15 @@ import (
 // client has that. What is queued there for the client is gone, and so is the beginning of a frame that has arrived (kernel
 // behaviour).
 //
-// It is not done while something that the client sent has yet to leave, nor where the connection has ended. The pair then
-// passes plain bytes, as it does when a process of the client's can't be reached.
+// A connection on which nothing more comes is given back as well: what the client sends may still be read, and when it ends
+// is the client's to say.
+//
+// It is not done while something that the client sent has yet to leave. The pair then passes plain bytes, as it does when a
+// process of the client's can't be reached.
 func (d *Device) restore(c *tcpConn) {
 	var stream *os.File
 	err := d.do(func() {
-		if c.settle(); !c.is(tcpPlain) || len(c.out) > 0 {
+		if c.settle(); !c.is(tcpPlain) && !c.is(tcpOver) || len(c.out) > 0 {
 			return
 		}
 		fd, err := unix.FcntlInt(uintptr(c.stream.fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -24,7 +27,7 @@ func (d *Device) restore(c *tcpConn) {
 			return
 		}
 		stream = os.NewFile(uintptr(fd), "connection of a client")
-		c.become(tcpPlain, tcpRestoring)
+		c.state.Store(uint32(tcpRestoring)) // no other worker changes the state of one without a peer
 	})
 	if err != nil || stream == nil {
 		return
@@ -37,7 +40,7 @@ func (d *Device) restore(c *tcpConn) {
 			// The device was stopped, or the client has closed what it had.
 		case failed != nil:
 			d.log.Debug("a client keeps a pair in place of its connection", "error", failed)
-			c.become(tcpRestoring, tcpPlain)
+			c.become(tcpRestoring, tcpPlain) // should nothing more come, that is read again
 			c.worker.markReadable(&c.stream)
 			c.worker.awake()
 		default:

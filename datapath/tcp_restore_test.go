@@ -110,6 +110,37 @@ func TestTCPClientGetsItsConnectionBack(t *testing.T) {
 	}
 }
 
+// A connection whose other side has sent its last is the client's as well, to send on and to end.
+func TestTCPClientGetsBackWhatTheOtherSideHasFinished(t *testing.T) {
+	for rule, remove := range map[string]func(e *end) error{
+		"after PEER_DEL":              func(e *end) error { return e.DeletePeer(1) },
+		"when the device is deleted":  func(e *end) error { e.Teardown(); return nil },
+		"when the program deletes it": func(e *end) error { return e.Close() },
+	} {
+		t.Run(rule, func(t *testing.T) {
+			e, _, raw, has := restorable(t)
+			if err := raw.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			client := has(1)
+			client.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+				t.Fatalf("the client reads %v, want the end", err)
+			}
+			if err := remove(e); err != nil {
+				t.Fatal(err)
+			}
+			client = has(2)
+			write(t, client, []byte("plain"))
+			client.Close()
+			raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if got, err := io.ReadAll(raw); err != nil || string(got) != "plain" {
+				t.Errorf("the other side reads %q, %v", got, err)
+			}
+		})
+	}
+}
+
 // A connection comes and goes many times, under traffic, without losing step.
 func TestTCPConnectionTakenAndGivenBackOften(t *testing.T) {
 	e, _, raw, has := restorable(t)

@@ -35,4 +35,13 @@ var Regressions = []Row{
 		{Do: LinkNew},
 		{Do: PeerNew, Peer: 2, Socket: 4},
 	}},
+	{"a connection that the other end has finished is the client's to end, whatever becomes of the link", []Op{
+		{Do: LinkNew, MP: true},
+		{Do: SocketOpen, Socket: 4},
+		{Do: PeerNew, Peer: 1, Socket: 4, VPN4: "10.8.0.1"},
+		{Do: Finish, Socket: 4},
+		{Do: LinkDel},
+		{Do: ControlOut, Socket: 4, Remote: 1},
+		{Do: SocketClose, Socket: 4},
+	}},
 }
