@@ -126,7 +126,10 @@ var controlFrame = frame([]byte{4 << 3, 1, 2, 3, 4, 5})
 func fillUp(t *testing.T, e *end) {
 	t.Helper()
 	packet := udp4("10.8.0.1", "10.8.0.2", string(make([]byte, 1400)))
-	stream := transportOf(e.table.All()[0]).tcp.stream.fd
+	var stream int
+	if err := e.do(func() { stream = transportOf(e.table.All()[0]).tcp.stream.fd }); err != nil {
+		t.Fatal(err)
+	}
 	deadline := time.Now().Add(30 * time.Second)
 	for queued, since := -1, time.Now(); time.Since(since) < 100*time.Millisecond; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
