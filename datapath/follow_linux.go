@@ -14,9 +14,14 @@ import (
 // follow goes with the interface when somebody moves it to another network namespace, so that the routes are those
 // of the namespace that it is in, and events carry the index that it has there. It ends with the device.
 func (d *Device) follow() {
+	const pause = 100 * time.Millisecond
 	defer close(d.followed)
 	for {
 		listener, here, err := d.listenHere()
+		if isShortage(err) {
+			time.Sleep(pause) // until somebody has closed something
+			continue
+		}
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
 				d.log.Error("watch for moves of the interface", "error", err)

@@ -22,9 +22,17 @@ type AttachError struct {
 func (e *AttachError) Error() string { return fmt.Sprintf("attach transport socket: %v", e.cause) }
 func (e *AttachError) Unwrap() error { return e.Errno }
 
+// attachError gives a cause its code, unless the cause is that this process, or the system, has no descriptor left: that is ENOBUFS.
 func attachError(errno unix.Errno, cause error) *AttachError {
+	if isShortage(cause) {
+		errno = unix.ENOBUFS
+	}
 	return &AttachError{Errno: errno, cause: cause}
 }
+
+// isShortage reports whether an error says that this process, or the system, has no descriptor left. What a socket is merely better with is
+// then no reason to do without it for as long as it lives.
+func isShortage(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
 
 // SocketProtocol returns the IP protocol number of a socket: 17 for UDP, 6 for TCP. The error is
 // ENOTSOCK when the file is no socket.
@@ -130,20 +138,19 @@ func (s *Sockets) HasConnections() bool {
 }
 
 // Connection returns a duplicate of the TCP connection in whose place a client holds the socket with the given
-// cookie; false if there is none. The caller closes it soon: the connection ends no earlier.
-func (s *Sockets) Connection(cookie uint64) (*os.File, bool) {
+// cookie, nil if there is none. The caller closes it soon: the connection ends no earlier.
+func (s *Sockets) Connection(cookie uint64) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.tcp[cookie]
 	if c == nil || c.cookies[1] != cookie {
-		return nil, false
+		return nil, nil
 	}
 	fd, err := unix.FcntlInt(uintptr(c.stream.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		s.log.Warn("duplicate a client's connection", "error", err)
-		return nil, false
+		return nil, fmt.Errorf("duplicate a client's connection: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "connection of a client"), true
+	return os.NewFile(uintptr(fd), "connection of a client"), nil
 }
 
 // SetMark sets SO_MARK on what sends in the stead of the client's UDP socket with the cookie, as the module reads the mark
@@ -198,10 +205,10 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		}
 		return nil, attachError(errno, err)
 	}
-	assist, err := assistGRO(client, info)
-	if err != nil {
+	assist, assistErr := assistGRO(client, info)
+	if assistErr != nil {
 		// Slower, but the client's control packets are safe.
-		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "error", err)
+		s.log.Warn("receive without UDP GRO", "port", info.LocalPort, "error", assistErr)
 		for _, fd := range fds {
 			_ = setGRO(fd, false)
 		}
@@ -219,7 +226,12 @@ func (s *Sockets) attach(d *Device, client *os.File) (*udpSocket, error) {
 		conn.raw.drain = func() bool { return w.rx.connected(sock) }
 		conn.front.drain = func() bool { return w.rx.socket(sock, conn.front.fd) }
 	}
-	if sock.probe, err = newPathProbe(ns, info); err != nil {
+	sock.probe, err = newPathProbe(ns, info)
+	if isShortage(assistErr) || isShortage(err) {
+		sock.close()
+		return nil, attachError(unix.ENOBUFS, errors.Join(assistErr, err))
+	}
+	if err != nil {
 		s.log.Warn("no path MTU will be known", "port", info.LocalPort, "error", err)
 	}
 	sock.unwatch, err = s.watch.watch(ns, unix.IPPROTO_UDP, cookie, func() {

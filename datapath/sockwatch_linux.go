@@ -126,6 +126,10 @@ func (w *sockWatch) open(ns *netns.NS, key watchKey) (*watchGroup, error) {
 			groups = []int{sknlgrpInetTCPDestroy, sknlgrpInet6TCPDestroy}
 		}
 		g.listener, err = listenNetlink(ns, unix.NETLINK_SOCK_DIAG, groups...)
+		if isShortage(err) {
+			ns.Close()
+			return nil, err
+		}
 	}
 	if g.listener == nil {
 		w.warn.Do(func() {

@@ -193,9 +193,9 @@ func TestConnectionOfAClientsDescriptor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, ok := sockets.Connection(cookie)
-	if !ok || !sockets.HasConnections() {
-		t.Fatal("the connection is not known")
+	conn, err := sockets.Connection(cookie)
+	if conn == nil || !sockets.HasConnections() {
+		t.Fatal("the connection is not known", err)
 	}
 	defer conn.Close()
 	got, err := net.FileConn(conn)
@@ -206,12 +206,12 @@ func TestConnectionOfAClientsDescriptor(t *testing.T) {
 	if got.LocalAddr().String() != raw.RemoteAddr().String() {
 		t.Errorf("connection of %v, want %v", got.LocalAddr(), raw.RemoteAddr())
 	}
-	if _, ok := sockets.Connection(cookie + 1e6); ok {
+	if other, err := sockets.Connection(cookie + 1e6); other != nil || err != nil {
 		t.Error("a connection by a cookie that nobody has")
 	}
 	if own, err := socketCookie(conn); err != nil {
 		t.Error(err)
-	} else if _, ok := sockets.Connection(own); ok {
+	} else if other, err := sockets.Connection(own); other != nil || err != nil {
 		t.Error("the connection itself is taken for the client's end")
 	}
 }

@@ -156,8 +156,8 @@ func (r *request) execute() (reply []byte, started bool, err error) {
 	if r.op == nil || r.header.isDump() && r.op.dump == nil {
 		return nil, false, unix.EOPNOTSUPP
 	}
-	if !r.task.CanAdmin(r.socket.ns) {
-		return nil, false, unix.EPERM
+	if err := r.task.MayAdmin(r.socket.ns); err != nil {
+		return nil, false, err
 	}
 	set := r.op.do
 	if r.header.isDump() {

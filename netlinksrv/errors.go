@@ -65,8 +65,15 @@ func asRequestError(err error, fallback unix.Errno) *requestError {
 	return &requestError{errno: errnoOf(err, fallback)}
 }
 
-// errnoOf returns the errno in an error, or fallback if there is none.
+// isShortage reports whether an error says that this process, or the system, has no descriptor left.
+func isShortage(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
+
+// errnoOf returns the errno in an error, or fallback if there is none. That we have no descriptor left is what the kernel says when it runs
+// short (ENOBUFS): of EMFILE a client would look for the reason in itself.
 func errnoOf(err error, fallback unix.Errno) unix.Errno {
+	if isShortage(err) {
+		return unix.ENOBUFS
+	}
 	var errno unix.Errno
 	if errors.As(err, &errno) && errno != 0 {
 		return errno

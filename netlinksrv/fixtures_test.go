@@ -34,9 +34,15 @@ type fakeTask struct {
 }
 
 func (t *fakeTask) NetNS() (*netns.NS, error) { return netns.Current() }
-func (t *fakeTask) CanAdmin(*netns.NS) bool   { return !t.powerless }
 func (t *fakeTask) PID() int                  { return os.Getpid() }
 func (t *fakeTask) Waits() bool               { return !t.gone }
+
+func (t *fakeTask) MayAdmin(*netns.NS) error {
+	if t.powerless {
+		return unix.EPERM
+	}
+	return nil
+}
 
 func (t *fakeTask) File(fd int) (*os.File, error) {
 	file := t.files[fd]

@@ -123,8 +123,10 @@ func TestPeerOps(t *testing.T) {
 			refuse(unix.EADDRINUSE, "cannot add new peer (id=9) to hashtable: -98")},
 		{"N11 IPv6", peers.MP, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt, vpn6("fd00::2"))), nil,
 			refuse(unix.EADDRINUSE, "cannot add new peer (id=9) to hashtable: -98")},
-		{"N3 any other errno", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": unix.EMFILE},
-			refuse(unix.EMFILE, "cannot create new peer object for peer 9: -24")},
+		{"N3 any other errno", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": unix.EIO},
+			refuse(unix.EIO, "cannot create new peer object for peer 9: -5")},
+		{"N3 no descriptors left", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": unix.EMFILE},
+			refuse(unix.ENOBUFS, "cannot create new peer object for peer 9: -105")},
 		{"N3 no errno", peers.P2P, ask(uapi.CmdPeerNew, peer(id, udp, remote4, prt)), map[string]error{"NewPeer": errors.New("?")},
 			refuse(unix.EINVAL, "cannot create new peer object for peer 9: -22")},
 

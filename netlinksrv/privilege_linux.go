@@ -15,9 +15,13 @@ import (
 // rights. The client must not gain any, so the thread first gives up what the client does not have.
 
 // asSender runs fn with no more rights over the socket's namespace, and over our own, than task has. fn is a
-// system call or two on the twin. The error is fn's, or EPERM if the rights can't be given up.
+// system call or two on the twin. The error is fn's, EPERM if the rights can't be given up, or why they are not known.
 func (g *GenericSocket) asSender(task Task, fn func() error) error {
-	switch g.senderRights(task) {
+	rights, err := g.senderRights(task)
+	if err != nil {
+		return err
+	}
+	switch rights {
 	case rightsAdmin:
 		// Of the sender's capabilities we only know this one.
 		return withCapabilities(1<<unix.CAP_NET_ADMIN, fn)
@@ -38,15 +42,24 @@ const (
 // senderRights compares the sender's rights with ours. A sender that is capable in its own namespaces only, such
 // as root in a container, is treated as one without capabilities: families that guard against it look at the
 // initial user namespace, and where it owns its namespace as the user we run as, we still own that too.
-func (g *GenericSocket) senderRights(task Task) rights {
-	admin := task.CanAdmin(g.ns)
-	switch {
-	case admin && task.CanAdmin(g.server.home):
-		return rightsAdmin
-	case !admin && ownedByUs(g.ns):
-		return rightsTooMany
+func (g *GenericSocket) senderRights(task Task) (rights, error) {
+	there := task.MayAdmin(g.ns)
+	if isShortage(there) {
+		return rightsTooMany, there
 	}
-	return rightsNone
+	if there != nil {
+		if ownedByUs(g.ns) {
+			return rightsTooMany, nil
+		}
+		return rightsNone, nil
+	}
+	switch here := task.MayAdmin(g.server.home); {
+	case here == nil:
+		return rightsAdmin, nil
+	case isShortage(here):
+		return rightsTooMany, here
+	}
+	return rightsNone, nil
 }
 
 // withCapabilities runs fn on a thread whose effective set has nothing but keep, a mask of the first 32

@@ -114,36 +114,57 @@ func (s *Server) routeGet(ns *netns.NS, m *linkMessage) Verdict {
 
 // routeDelete announces the end of the peers; the kernel then deletes the interface and says so itself.
 func (s *Server) routeDelete(task Task, ns *netns.NS, m *linkMessage) Verdict {
-	if l := s.target(ns, m); l != nil && task.CanAdmin(ns) {
-		l.dev.Teardown()
+	l, err := s.target(ns, m)
+	if l != nil {
+		if err = task.MayAdmin(ns); err == nil {
+			l.dev.Teardown()
+		}
 	}
-	return Native
+	return unlessShort(err)
 }
 
 // routeChange keeps the limits that a TUN interface does not have.
 func (s *Server) routeChange(task Task, ns *netns.NS, m *linkMessage) Verdict {
-	if mtu, ok := m.u32(unix.IFLA_MTU); ok && !validMTU(mtu) &&
-		s.hasLinks(ns.ID()) && s.target(ns, m) != nil && task.CanAdmin(ns) {
-		return Refuse(unix.EINVAL)
+	if mtu, ok := m.u32(unix.IFLA_MTU); !ok || validMTU(mtu) || !s.hasLinks(ns.ID()) {
+		return Native
 	}
-	return Native
+	l, err := s.target(ns, m)
+	if l != nil {
+		if err = task.MayAdmin(ns); err == nil {
+			return Refuse(unix.EINVAL)
+		}
+	}
+	return unlessShort(err)
 }
 
-// target finds the link of ours that a message names by index or name.
-func (s *Server) target(ns *netns.NS, m *linkMessage) *link {
+// target finds the link of ours that a message names by index or name, nil if it names none.
+func (s *Server) target(ns *netns.NS, m *linkMessage) (*link, error) {
 	if m.index != 0 {
-		return s.linkAt(ns.ID(), m.index)
+		return s.linkAt(ns.ID(), m.index), nil
 	}
 	if !s.hasLinks(ns.ID()) {
-		return nil
+		return nil, nil
 	}
 	for _, number := range []uint16{unix.IFLA_IFNAME, unix.IFLA_ALT_IFNAME} {
 		if _, ok := m.attrs[number]; !ok {
 			continue
 		}
-		if index, err := findByName(ns, m.text(number)); err == nil && index != 0 {
-			return s.linkAt(ns.ID(), index)
+		index, err := findByName(ns, m.text(number))
+		if err != nil {
+			return nil, err
+		}
+		if index != 0 {
+			return s.linkAt(ns.ID(), index), nil
 		}
 	}
-	return nil
+	return nil, nil
+}
+
+// unlessShort leaves a message to the kernel, as err says that it is none for us or nothing, unless that is not known for want of
+// descriptors.
+func unlessShort(err error) Verdict {
+	if isShortage(err) {
+		return Refuse(errnoOf(err, unix.ENOBUFS))
+	}
+	return Native
 }

@@ -25,8 +25,8 @@ var applied = []uint16{
 
 // routeCreate carries out a request for a new link of kind ovpn. The order of the checks is the kernel's.
 func (s *Server) routeCreate(task Task, ns *netns.NS, m *linkMessage) Verdict {
-	if !task.CanAdmin(ns) {
-		return Native // EPERM
+	if err := task.MayAdmin(ns); err != nil {
+		return unlessShort(err) // EPERM
 	}
 	kind := textOf(m.info(unix.IFLA_INFO_KIND))
 	name := kind + "%d"

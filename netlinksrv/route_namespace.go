@@ -34,9 +34,9 @@ func (s *Server) targetNamespace(task Task, ns *netns.NS, m *linkMessage) (targe
 		target.Close()
 		return nil, false, unix.EINVAL
 	}
-	if !task.CanAdmin(target) {
+	if err := task.MayAdmin(target); err != nil {
 		target.Close()
-		return nil, false, unix.EPERM
+		return nil, false, errnoOf(err, unix.EPERM)
 	}
 	return target, true, 0
 }

@@ -16,8 +16,9 @@ import (
 type Task interface {
 	// NetNS opens the thread's present network namespace, which the caller closes.
 	NetNS() (*netns.NS, error)
-	// CanAdmin reports whether the thread has CAP_NET_ADMIN over the user namespace that owns ns.
-	CanAdmin(ns *netns.NS) bool
+	// MayAdmin returns nil if the thread has CAP_NET_ADMIN over the user namespace that owns ns, unix.EMFILE or unix.ENFILE if there is
+	// no descriptor left to find that out with, and otherwise unix.EPERM.
+	MayAdmin(ns *netns.NS) error
 	// File returns a duplicate of one of the process's descriptors, which the caller closes. The error is
 	// unix.EBADF if there is no such descriptor.
 	File(fd int) (*os.File, error)

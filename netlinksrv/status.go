@@ -28,11 +28,11 @@ type KeyStatus struct {
 }
 
 // Status returns the status of peers of the interface with that index in ns: of those whose id is at least from the first, in the
-// order of ids, limit at most. As for requests of the family, canAdmin must grant CAP_NET_ADMIN over ns. Errors: unix.EPERM,
+// order of ids, limit at most. As for requests of the family, mayAdmin, which is Task's, must grant CAP_NET_ADMIN over ns. Errors: mayAdmin's,
 // unix.ENODEV.
-func (s *Server) Status(canAdmin func(*netns.NS) bool, ns *netns.NS, ifindex, from uint32, limit int) ([]PeerStatus, error) {
-	if !canAdmin(ns) {
-		return nil, unix.EPERM
+func (s *Server) Status(mayAdmin func(*netns.NS) error, ns *netns.NS, ifindex, from uint32, limit int) ([]PeerStatus, error) {
+	if err := mayAdmin(ns); err != nil {
+		return nil, err
 	}
 	l := s.linkAt(ns.ID(), ifindex)
 	if l == nil {

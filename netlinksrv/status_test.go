@@ -34,22 +34,22 @@ func TestStatus(t *testing.T) {
 	defer ns.Close()
 	for _, row := range []struct {
 		name          string
-		admin         bool
+		admin         error
 		ifindex, from uint32
 		limit         int
 		want          []PeerStatus
 		err           error
 	}{
-		{"all, in the order of ids", true, testIfindex, 0, 10, []PeerStatus{one, five, nine}, nil},
-		{"no more than asked for", true, testIfindex, 0, 2, []PeerStatus{one, five}, nil},
-		{"from an id on", true, testIfindex, 5, 10, []PeerStatus{five, nine}, nil},
-		{"beyond the last", true, testIfindex, 10, 10, []PeerStatus{}, nil},
-		{"without the right", false, testIfindex, 0, 10, nil, unix.EPERM},
-		{"without the right, of nothing", false, testIfindex + 1, 0, 10, nil, unix.EPERM},
-		{"of nothing", true, testIfindex + 1, 0, 10, nil, unix.ENODEV},
+		{"all, in the order of ids", nil, testIfindex, 0, 10, []PeerStatus{one, five, nine}, nil},
+		{"no more than asked for", nil, testIfindex, 0, 2, []PeerStatus{one, five}, nil},
+		{"from an id on", nil, testIfindex, 5, 10, []PeerStatus{five, nine}, nil},
+		{"beyond the last", nil, testIfindex, 10, 10, []PeerStatus{}, nil},
+		{"without the right", unix.EPERM, testIfindex, 0, 10, nil, unix.EPERM},
+		{"without the right, of nothing", unix.EPERM, testIfindex + 1, 0, 10, nil, unix.EPERM},
+		{"of nothing", nil, testIfindex + 1, 0, 10, nil, unix.ENODEV},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			got, err := s.Status(func(*netns.NS) bool { return row.admin }, ns, row.ifindex, row.from, row.limit)
+			got, err := s.Status(func(*netns.NS) error { return row.admin }, ns, row.ifindex, row.from, row.limit)
 			if !errors.Is(err, row.err) {
 				t.Errorf("error %v, want %v", err, row.err)
 			}

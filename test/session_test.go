@@ -80,13 +80,17 @@ const (
 )
 
 // runSession is the client. With "step" it says its process id, then each step when that is done, and reads a line before it goes on; with
-// "hurry" it only says its process id. With "clear" it waits until a session's link, if it was left, has no peers, and deletes it.
+// "hurry" it only says its process id. With "clear" it waits until a session's link, if it was left, has no peers, and deletes it. "insist" is
+// insist.
 func runSession(transport, how string) error {
-	if how == "clear" {
+	in := bufio.NewScanner(os.Stdin)
+	switch how {
+	case "clear":
 		return clearSession()
+	case "insist":
+		return insist(transport, in)
 	}
 	fmt.Println(os.Getpid())
-	in := bufio.NewScanner(os.Stdin)
 	s := session{transport: transport}
 	for _, step := range sessionSteps {
 		if err := step.do(&s); err != nil {
@@ -153,6 +157,11 @@ func (s *session) makeLink() error {
 	if err := setUpInterface(sessionLink, tunnelEnds[0]); err != nil {
 		return err
 	}
+	return s.listen()
+}
+
+// listen opens what sends and receives through the tunnel.
+func (s *session) listen() (err error) {
 	s.inner, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(tunnelEnds[0], 0)))
 	return err
 }

@@ -18,7 +18,7 @@ func (d *Daemon) status(c *wire.Conn, caller *exec.Caller, r request) error {
 	}
 	defer ns.Close()
 	for asked := r.Request; ; {
-		peers, err := d.options.Server.Status(caller.CanAdmin, ns, asked.Ifindex, asked.From, wire.StatusPeers)
+		peers, err := d.options.Server.Status(caller.MayAdmin, ns, asked.Ifindex, asked.From, wire.StatusPeers)
 		if err != nil {
 			return fmt.Errorf("status of interface %d: %w", asked.Ifindex, err)
 		}

@@ -30,10 +30,18 @@ func (c *call) fails(errno unix.Errno) { c.answer(c.session.listener.fails(c.id,
 // continues lets the kernel execute the call.
 func (c *call) continues() { c.answer(c.session.listener.continues(c.id)) }
 
+// failsFor makes the call fail because of err.
+func (c *call) failsFor(err error) {
+	if isShortage(err) {
+		c.session.shortage.say(c.session.logger, err)
+	}
+	c.fails(errnoFor(err))
+}
+
 // finish makes the call return value, or fail if there is an error.
 func (c *call) finish(value int64, err error) {
 	if err != nil {
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 		return
 	}
 	c.returns(value)

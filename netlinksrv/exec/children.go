@@ -3,7 +3,6 @@ package exec
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -19,19 +18,23 @@ func children() ([]int, error) { return childrenOf(os.Getpid()) }
 
 // childrenOf returns the pids of a process's children. It may miss some while others end.
 func childrenOf(parent int) ([]int, error) {
-	lists, err := filepath.Glob("/proc/" + strconv.Itoa(parent) + "/task/*/children")
+	directory := "/proc/" + strconv.Itoa(parent) + "/task/"
+	threads, err := entriesOf(directory)
 	if err != nil {
 		return nil, err
 	}
-	if len(lists) == 0 {
-		return childrenByStat(parent) // a kernel without CONFIG_PROC_CHILDREN
-	}
 	var pids []int
-	for _, list := range lists {
+	known := false
+	for _, thread := range threads {
+		list := directory + thread.Name() + "/children"
 		text, err := os.ReadFile(list)
+		if isShortage(err) {
+			return nil, err
+		}
 		if err != nil {
 			continue // that thread ended; its children have moved to another one
 		}
+		known = true
 		for field := range strings.FieldsSeq(string(text)) {
 			pid, err := strconv.Atoi(field)
 			if err != nil {
@@ -40,20 +43,26 @@ func childrenOf(parent int) ([]int, error) {
 			pids = append(pids, pid)
 		}
 	}
+	if !known {
+		return childrenByStat(parent) // a kernel without CONFIG_PROC_CHILDREN
+	}
 	return pids, nil
 }
 
 // childrenByStat finds a process's children among all processes that /proc shows.
 func childrenByStat(of int) ([]int, error) {
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	processes, err := entriesOf("/proc")
 	if err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, stat := range stats {
-		text, err := os.ReadFile(stat)
+	for _, process := range processes {
+		text, err := os.ReadFile("/proc/" + process.Name() + "/stat")
+		if isShortage(err) {
+			return nil, err
+		}
 		if err != nil {
-			continue
+			continue // it has ended, or is none
 		}
 		pid, parent, ok := parseStat(string(text))
 		if ok && parent == of {

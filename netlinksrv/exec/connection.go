@@ -15,8 +15,8 @@ type connections interface {
 	// HasConnections reports whether there is any.
 	HasConnections() bool
 	// Connection returns a duplicate of the connection in whose place the client holds the socket with that
-	// cookie. The caller closes it.
-	Connection(cookie uint64) (*os.File, bool)
+	// cookie, nil if there is none. The caller closes it.
+	Connection(cookie uint64) (*os.File, error)
 	// SetMark sets SO_MARK on what sends in the stead of the UDP socket with that cookie. It reports false if nothing does.
 	SetMark(cookie uint64, mark int) bool
 }
@@ -24,9 +24,9 @@ type connections interface {
 // noConnections is where nobody replaces any.
 type noConnections struct{}
 
-func (noConnections) HasConnections() bool               { return false }
-func (noConnections) Connection(uint64) (*os.File, bool) { return nil, false }
-func (noConnections) SetMark(uint64, int) bool           { return false }
+func (noConnections) HasConnections() bool                { return false }
+func (noConnections) Connection(uint64) (*os.File, error) { return nil, nil }
+func (noConnections) SetMark(uint64, int) bool            { return false }
 
 // asks says whether a call is one of those that a connection answers in its substitute's stead. They are
 // notified for every descriptor.
@@ -117,7 +117,7 @@ func (c *call) connectionCall(conn *os.File) {
 		return nil
 	})
 	if err != nil {
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 	}
 }
 
@@ -128,7 +128,7 @@ func (c *call) askConnection(conn *os.File, fd int) {
 	case c.nr == unix.SYS_GETSOCKNAME || c.nr == unix.SYS_GETPEERNAME:
 		name, err := nameOfSocket(fd, c.nr == unix.SYS_GETPEERNAME)
 		if err != nil {
-			c.fails(errnoFor(err))
+			c.failsFor(err)
 			return
 		}
 		c.answerAddress(name)
@@ -148,20 +148,25 @@ func (c *call) setConnectionOption(conn *os.File, fd int, access optionAccess) e
 	if err != nil {
 		return err
 	}
-	if access&optionAdmin != 0 && !c.mayAdmin(conn) {
-		return unix.EPERM
+	if access&optionAdmin != 0 {
+		if err := c.mayAdmin(conn); err != nil {
+			return err
+		}
 	}
 	return unix.SetsockoptString(fd, c.optionLevel(), c.optionName(), string(value))
 }
 
-// mayAdmin reports whether the caller has CAP_NET_ADMIN over the socket's namespace.
-func (c *call) mayAdmin(conn *os.File) bool {
+// mayAdmin is task.MayAdmin for the socket's namespace.
+func (c *call) mayAdmin(conn *os.File) error {
 	ns, err := netns.OfSocket(conn)
-	if err != nil {
-		return false
+	switch {
+	case isShortage(err):
+		return err
+	case err != nil:
+		return unix.EPERM
 	}
 	defer ns.Close()
-	return c.task.CanAdmin(ns)
+	return c.task.MayAdmin(ns)
 }
 
 // setsMark reports whether a call sets SO_MARK. The module reads a UDP socket's mark for each packet, so ours has to
@@ -174,8 +179,14 @@ func setsMark(nr int, args *[6]uint64) bool {
 // Of a client that may not administer the network the kernel decides, and only what the client sends itself is marked.
 func (c *call) markSocket(fd int, cookie uint64) {
 	value, err := c.optionValue()
-	if err != nil || len(value) < 4 || !c.mayMark(fd) {
-		c.continues()
+	if err == nil && len(value) < 4 {
+		err = unix.EINVAL
+	}
+	if err == nil {
+		err = c.mayMark(fd)
+	}
+	if err != nil {
+		c.continuesUnless(err)
 		return
 	}
 	mark := int(int32(binary.NativeEndian.Uint32(value)))
@@ -186,11 +197,11 @@ func (c *call) markSocket(fd int, cookie uint64) {
 	c.finish(0, err)
 }
 
-// mayMark reports whether the caller has CAP_NET_ADMIN over the socket's namespace.
-func (c *call) mayMark(fd int) bool {
+// mayMark is mayAdmin of a bare descriptor.
+func (c *call) mayMark(fd int) error {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return false
+		return os.NewSyscallError("fcntl", err)
 	}
 	file := os.NewFile(uintptr(own), "socket of a client")
 	defer file.Close()

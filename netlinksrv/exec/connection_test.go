@@ -27,15 +27,15 @@ func (c *fakeConnections) HasConnections() bool {
 	return len(c.byID) > 0
 }
 
-func (c *fakeConnections) Connection(cookie uint64) (*os.File, bool) {
+func (c *fakeConnections) Connection(cookie uint64) (*os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	file := c.byID[cookie]
 	if file == nil {
-		return nil, false
+		return nil, nil
 	}
 	fd, err := unix.Dup(int(file.Fd()))
-	return os.NewFile(uintptr(fd), "connection"), err == nil
+	return os.NewFile(uintptr(fd), "connection"), err
 }
 
 func (c *fakeConnections) SetMark(uint64, int) bool { return false }

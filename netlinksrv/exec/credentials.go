@@ -57,14 +57,20 @@ type userNamespace struct {
 	owner uint32 // uid that created it, in our user namespace
 }
 
-// admin says whether the credentials give CAP_NET_ADMIN over the user namespace that owns ns.
-func (c credentials) admin(ns *netns.NS) bool {
+// mayAdmin is task.MayAdmin for who has the credentials.
+func (c credentials) mayAdmin(ns *netns.NS) error {
 	var chain []userNamespace
 	err := netns.Control(ns.File(), func(fd int) (err error) {
 		chain, err = owners(fd)
 		return err
 	})
-	return err == nil && c.adminOver(chain)
+	switch {
+	case isShortage(err):
+		return err
+	case err != nil || !c.adminOver(chain):
+		return unix.EPERM
+	}
+	return nil
 }
 
 // adminOver is the kernel's cap_capable: a capability counts in the credentials' own user

@@ -94,10 +94,10 @@ func TestEndedThreadsHideNothing(t *testing.T) {
 	for statOf(ended) != "" {
 		runtime.Gosched()
 	}
-	if !(table{ended, os.Getpid()}).has(st.Ino) {
+	if has, err := (table{ended, os.Getpid()}).has(st.Ino); !has || err != nil {
 		t.Error("the socket is not found")
 	}
-	if (table{ended, os.Getpid()}).has(1) {
+	if has, err := (table{ended, os.Getpid()}).has(1); has || err != nil {
 		t.Error("a socket that nobody has is found")
 	}
 }

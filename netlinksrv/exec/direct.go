@@ -77,8 +77,8 @@ func (c *Caller) Unchanged() error {
 	return err
 }
 
-// CanAdmin reports whether the process has CAP_NET_ADMIN over the user namespace that owns ns.
-func (c *Caller) CanAdmin(ns *netns.NS) bool { return c.credentials.admin(ns) }
+// MayAdmin is netlinksrv.Task's for the process.
+func (c *Caller) MayAdmin(ns *netns.NS) error { return c.credentials.mayAdmin(ns) }
 
 // MayUse returns an error unless the process may use netlink in ns: because it is there, or because it has CAP_NET_ADMIN over
 // it.
@@ -88,8 +88,11 @@ func (c *Caller) MayUse(ns *netns.NS) error {
 		return err
 	}
 	own.Close()
-	if own.ID() != ns.ID() && !c.credentials.admin(ns) {
-		return fmt.Errorf("no CAP_NET_ADMIN over the network namespace: %w", unix.EPERM)
+	if own.ID() == ns.ID() {
+		return nil
+	}
+	if err := c.MayAdmin(ns); err != nil {
+		return fmt.Errorf("CAP_NET_ADMIN over the network namespace: %w", err)
 	}
 	return nil
 }

@@ -110,6 +110,9 @@ func reregister(set, old, replacement int, r registration) error {
 	fds := []int{set, old, replacement}
 	for i, fd := range fds {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.number+1)
+		if err == unix.EINVAL {
+			err = unix.EMFILE // the number is beyond our limit
+		}
 		if err != nil {
 			return os.NewSyscallError("fcntl", err)
 		}

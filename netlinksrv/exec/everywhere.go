@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,8 +77,16 @@ func (s *session) tablesWith(inode uint64) ([]table, error) {
 	}
 	var found []table
 	for _, pid := range pids {
-		for _, table := range tablesOf(pid) {
-			if table.has(inode) {
+		tables, err := tablesOf(pid)
+		if err != nil {
+			return nil, err
+		}
+		for _, table := range tables {
+			has, err := table.has(inode)
+			if err != nil {
+				return nil, err
+			}
+			if has {
 				found = append(found, table)
 			}
 		}
@@ -89,13 +96,28 @@ func (s *session) tablesWith(inode uint64) ([]table, error) {
 
 // has reports whether a table holds a socket. Each thread is asked: one that has ended since it was listed shows nothing,
 // whatever the others have.
-func (t table) has(inode uint64) bool {
-	return slices.ContainsFunc(t, func(tid int) bool { return len(numbersOf(tid, inode)) > 0 })
+func (t table) has(inode uint64) (bool, error) {
+	for _, tid := range t {
+		if numbers, err := numbersOf(tid, inode); err != nil || len(numbers) > 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// entriesOf lists a directory of /proc. It is empty if the thread has ended, or is not ours to look at; the only error is that we have no
+// descriptor left to look with.
+func entriesOf(directory string) ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(directory)
+	if isShortage(err) {
+		return nil, err
+	}
+	return entries, nil
 }
 
 // tablesOf groups a process's threads by the descriptor table that they use.
-func tablesOf(pid int) (tables []table) {
-	entries, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task") // none: the process has ended
+func tablesOf(pid int) (tables []table, err error) {
+	entries, err := entriesOf("/proc/" + strconv.Itoa(pid) + "/task")
 threads:
 	for _, entry := range entries {
 		tid, err := strconv.Atoi(entry.Name())
@@ -110,13 +132,13 @@ threads:
 		}
 		tables = append(tables, table{tid})
 	}
-	return tables
+	return tables, err
 }
 
 // numbersOf returns the numbers at which a thread has a socket.
-func numbersOf(tid int, inode uint64) (numbers []int) {
+func numbersOf(tid int, inode uint64) (numbers []int, err error) {
 	directory := "/proc/" + strconv.Itoa(tid) + "/fd"
-	entries, _ := os.ReadDir(directory) // none: the thread has ended, or is not ours to look at
+	entries, err := entriesOf(directory)
 	socket := "socket:[" + strconv.FormatUint(inode, 10) + "]"
 	for _, entry := range entries {
 		if target, err := os.Readlink(directory + "/" + entry.Name()); err != nil || target != socket {
@@ -126,7 +148,7 @@ func numbersOf(tid int, inode uint64) (numbers []int) {
 			numbers = append(numbers, number)
 		}
 	}
-	return numbers
+	return numbers, err
 }
 
 // replaceIn replaces a socket in one table, while one of its threads waits for an answer of ours or is made to.
@@ -194,7 +216,8 @@ func statOf(tid int) string {
 
 // replaceSocket replaces a socket at every number that the thread has it at, and adds these to numbers.
 func (t *task) replaceSocket(inode uint64, fd int, numbers map[int]bool) (failed error) {
-	for _, number := range numbersOf(t.tid, inode) {
+	at, failed := numbersOf(t.tid, inode)
+	for _, number := range at {
 		old, err := t.take(number)
 		if err != nil {
 			failed = errors.Join(failed, err)

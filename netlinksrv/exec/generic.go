@@ -251,7 +251,7 @@ func (g *genericSocket) send(c *call, fd int) {
 func sendAll(c *call, fd int, peer netlinkAddress, process func(b []byte, first bool) error) {
 	list, err := c.datagrams()
 	if err != nil {
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 		return
 	}
 	if c.nr == unix.SYS_WRITEV && list[0].length == 0 {
@@ -273,7 +273,7 @@ func sendAll(c *call, fd int, peer netlinkAddress, process func(b []byte, first 
 		}
 		if err != nil {
 			if i == 0 {
-				c.fails(errnoFor(err))
+				c.failsFor(err)
 				return
 			}
 			break

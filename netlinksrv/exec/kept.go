@@ -213,7 +213,11 @@ func (k *kept) closing(tid, pid, number int) {
 		return
 	}
 	for _, other := range pids {
-		for _, n := range numbersOf(other, inode) {
+		numbers, err := numbersOf(other, inode)
+		if err != nil {
+			return
+		}
+		for _, n := range numbers {
 			if other != pid || n != number {
 				return
 			}
@@ -276,6 +280,9 @@ func (k *kept) look() {
 	for _, pid := range pids {
 		directory := "/proc/" + strconv.Itoa(pid) + "/fd"
 		entries, err := os.ReadDir(directory)
+		if isShortage(err) {
+			return // who has what is not known
+		}
 		if errors.Is(err, os.ErrPermission) {
 			hidden[pid] = true
 		}

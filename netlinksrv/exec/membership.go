@@ -48,18 +48,37 @@ func (c *call) joinsLinks() (join func(fd int) error) {
 func (s *session) joinLinks(c *call, fd int, join func(fd int) error) {
 	ns, err := socketNetNS(c.task, fd)
 	if err != nil {
-		c.continues()
+		c.continuesUnless(err)
 		return
 	}
 	defer ns.Close()
-	if err := c.task.withoutMore(ns, func() error { return join(fd) }); err != nil {
-		c.fails(errnoFor(err))
+	before, err := unix.Getsockname(fd)
+	if err == nil {
+		err = c.task.withoutMore(ns, func() error { return join(fd) })
+	}
+	if err != nil {
+		c.failsFor(err)
 		return
 	}
-	if _, err := s.openRelay(c, fd, ns); err != nil {
+	_, err = s.openRelay(c, fd, ns)
+	if isShortage(err) {
+		leaveLinks(fd, before)
+		c.failsFor(err)
+		return
+	}
+	if err != nil {
 		s.logger.Warn("a client will hear of links as TUN interfaces", "error", err)
 	}
 	c.returns(0)
+}
+
+// leaveLinks puts back the memberships that a route socket had by its name, but keeps a port that it was given since.
+func leaveLinks(fd int, before unix.Sockaddr) {
+	if nl, ok := before.(*unix.SockaddrNetlink); ok {
+		if port, err := boundTo(fd); err == nil {
+			unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: port, Groups: nl.Groups})
+		}
+	}
 }
 
 // hearsOfLinks says whether the real socket is a member of the group of links.

@@ -11,8 +11,12 @@ import (
 
 // withoutMore runs fn, a system call or two, with no more rights over ns than the thread has.
 func (t *task) withoutMore(ns *netns.NS, fn func() error) error {
-	if t.CanAdmin(ns) {
+	err := t.MayAdmin(ns)
+	switch {
+	case err == nil:
 		return fn()
+	case isShortage(err):
+		return err
 	}
 	return unprivileged(fn)
 }

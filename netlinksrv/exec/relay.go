@@ -286,6 +286,14 @@ func (r *relay) forward(t *task, datagram []byte) error {
 	return err
 }
 
+// forwardAs forwards a datagram that takes CAP_NET_ADMIN, or refuses it.
+func (r *relay) forwardAs(t *task, datagram []byte) error {
+	if err := t.MayAdmin(r.ns); err != nil {
+		return r.refuse(t, datagram, errnoFor(err))
+	}
+	return r.forward(t, datagram)
+}
+
 // refuse answers a request that the kernel does not get to see.
 func (r *relay) refuse(t *task, request []byte, errno unix.Errno) error {
 	if err := ensureBound(t, r.socket); err != nil {
@@ -310,17 +318,23 @@ func (r *relay) refuse(t *task, request []byte, errno unix.Errno) error {
 // unnotified processes a datagram whose sender runs on: what would need its rights or descriptors
 // is refused. The caller holds sending.
 func (r *relay) unnotified(t *task, datagram []byte) {
+	var err error
 	switch verdict := r.session.server.Route(t, r.ns, datagram); {
 	case verdict.Refused() != 0:
-		r.refuse(t, datagram, verdict.Refused())
+		err = r.refuse(t, datagram, verdict.Refused())
 	case verdict == netlinksrv.Acknowledge:
-		if acknowledge(t, r.socket, datagram) == nil {
-			r.drain()
-		}
-	case onlyGets(datagram), t.CanAdmin(r.ns) && !namesProcess(datagram):
-		r.forward(t, datagram)
+		err = acknowledge(t, r.socket, datagram)
+		r.drain()
+	case onlyGets(datagram):
+		err = r.forward(t, datagram)
+	case namesProcess(datagram):
+		err = r.refuse(t, datagram, unix.EPERM)
 	default:
-		r.refuse(t, datagram, unix.EPERM)
+		err = r.forwardAs(t, datagram)
+	}
+	if isShortage(err) { // its send has succeeded, so it waits for an answer
+		r.session.shortage.say(r.session.logger, err)
+		r.refuse(t, datagram, errnoFor(err))
 	}
 }
 
@@ -340,10 +354,7 @@ func (r *relay) send(c *call, fd int) {
 			return r.forward(c.task, b)
 		case (r.hearsOfLinks() || r.pair.unread()) && !namesProcess(b):
 			// Nothing that the client has not read yet may be lost with the pair.
-			if c.task.CanAdmin(r.ns) {
-				return r.forward(c.task, b)
-			}
-			return r.refuse(c.task, b, unix.EPERM)
+			return r.forwardAs(c.task, b)
 		case !first:
 			return unix.EAGAIN // the client comes again with this one
 		}
@@ -405,7 +416,7 @@ func (r *relay) name(c *call, peer bool) {
 	}
 	nl, ok := name.(*unix.SockaddrNetlink)
 	if err != nil || !ok {
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 		return
 	}
 	c.answerAddress(netlinkAddress{nl.Pid, nl.Groups}.encode())
@@ -415,7 +426,7 @@ func (r *relay) setOption(c *call, fd int) {
 	level, name := c.optionLevel(), c.optionName()
 	value, err := c.optionValue()
 	if err != nil {
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 		return
 	}
 	if level == unix.SOL_SOCKET {
@@ -435,7 +446,7 @@ func (r *relay) setOption(c *call, fd int) {
 		r.sending.Lock()
 		defer r.sending.Unlock()
 		if err := r.restore(c, fd); err != nil {
-			c.fails(errnoFor(err))
+			c.failsFor(err)
 			return
 		}
 		c.continues()

@@ -2,6 +2,7 @@ package exec
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -39,7 +40,14 @@ func (t *task) replace(number, old, replacement int) (done bool, err error) {
 	if err := t.install(replacement, number, cloexec); err != nil {
 		return false, err
 	}
-	if err := t.moveRegistrations(number, old, replacement); err != nil {
+	err = t.moveRegistrations(number, old, replacement)
+	if isShortage(err) {
+		// The client would wait for ever for what its epoll set does not watch. Sets that watch the new one already follow back.
+		if t.install(old, number, cloexec) == nil {
+			return false, errors.Join(err, t.moveRegistrations(number, replacement, old))
+		}
+	}
+	if err != nil {
 		return true, fmt.Errorf("move epoll registrations of descriptor %d: %w", number, err)
 	}
 	return true, nil

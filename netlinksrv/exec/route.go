@@ -68,18 +68,18 @@ func (s *session) routeCall(c *call, fd int) {
 func (s *session) sendRoute(c *call, fd int) {
 	list, err := c.datagrams()
 	if err != nil || len(list) == 0 {
-		c.continues()
+		c.continuesUnless(err)
 		return
 	}
 	d := list[0]
 	b, err := c.readDatagram(fd, d, netlinkAddress{})
 	if err != nil {
-		c.continues()
+		c.continuesUnless(err)
 		return
 	}
 	ns, err := socketNetNS(c.task, fd)
 	if err != nil {
-		c.continues()
+		c.continuesUnless(err)
 		return
 	}
 	defer ns.Close()
@@ -106,6 +106,9 @@ func (s *session) sendRoute(c *call, fd int) {
 // socketNetNS opens the network namespace that a socket of the client's belongs to.
 func socketNetNS(t *task, fd int) (*netns.NS, error) {
 	nsfd, err := unix.IoctlRetInt(fd, unix.SIOCGSKNS)
+	if isShortage(err) {
+		return nil, os.NewSyscallError("ioctl SIOCGSKNS", err)
+	}
 	if err != nil {
 		return t.NetNS() // without privilege the socket does not say
 	}
@@ -165,8 +168,12 @@ func ensureBound(t *task, fd int) error {
 	if !ok || nl.Pid != 0 {
 		return nil
 	}
+	pid, err := t.process()
+	if isShortage(err) {
+		return err
+	}
 	// Without its groups it would leave them.
-	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(t.PID()), Groups: nl.Groups})
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(pid), Groups: nl.Groups})
 	if err == unix.EADDRINUSE {
 		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: nl.Groups})
 	}

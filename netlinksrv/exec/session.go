@@ -26,7 +26,8 @@ type session struct {
 	calls    sync.WaitGroup // notified calls being answered
 	sockets  sync.WaitGroup // goroutines of sockets
 	unserved sync.Once      // guards the warning that a socket is the kernel's
-	hidden   sync.Once      // guards the warning that a client can't be looked at
+	shortage shortage
+	hidden   sync.Once // guards the warning that a client can't be looked at
 
 	guard int // pid: the client's processes are below it
 	reach Reach
@@ -228,9 +229,11 @@ func (s *session) socket(c *call, n notification) {
 			s.logger.Warn("a netlink socket of the client is not served", "error", err, "pid", c.task.PID())
 		})
 		c.continues()
+	case isShortage(err):
+		c.failsFor(err)
 	default:
 		s.logger.Error("open a netlink socket for the client", "error", err)
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 	}
 }
 
@@ -254,7 +257,7 @@ type socketRequest struct {
 func (s *session) bind(c *call) {
 	address, err := c.socketAddress(c.args[1], int32(c.args[2]))
 	if err != nil || len(address) < 2 {
-		c.continues() // the kernel knows best what is wrong
+		c.continuesUnless(err) // the kernel knows best what is wrong
 		return
 	}
 	switch binary.NativeEndian.Uint16(address) {
@@ -282,18 +285,20 @@ func (s *session) announceBind(c *call, address []byte) {
 	if port == 0 {
 		return
 	}
-	ns, err := c.task.NetNS()
-	if err != nil {
-		return
+	ns, err := netns.IDOfThread(c.task.tid)
+	if err == nil && c.task.alive() {
+		s.beforeBind(ns, port)
 	}
-	defer ns.Close()
-	s.beforeBind(ns.ID(), port)
 }
 
 // socketCall answers a call on a descriptor that may be one of ours.
 func (s *session) socketCall(c *call) {
 	fd, err := c.task.take(c.fd())
 	if err != nil {
+		if isShortage(err) && c.onSocket() {
+			c.failsFor(err)
+			return
+		}
 		if !errors.Is(err, unix.EBADF) && !errors.Is(err, errNotKept) && s.injector.window.contains(c.fd()) && c.task.alive() {
 			s.hidden.Do(func() {
 				s.logger.Warn("can't look at a client's descriptors: is CAP_SYS_PTRACE missing?", "error", err, "pid", c.task.PID())
@@ -314,7 +319,12 @@ func (s *session) socketCall(c *call) {
 		return
 	}
 	if asks(c.nr) {
-		if conn, ok := s.connections.Connection(cookie); ok {
+		conn, err := s.connections.Connection(cookie)
+		if err != nil {
+			c.failsFor(err)
+			return
+		}
+		if conn != nil {
 			c.connectionCall(conn)
 			conn.Close()
 			return
@@ -352,7 +362,7 @@ func (s *session) endpointCall(c *call, e endpoint, fd int) {
 				return
 			}
 		}
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 	case unix.SYS_CONNECT:
 		address, err := c.socketAddress(c.args[1], int32(c.args[2]))
 		if err == nil && len(address) < 2 {
@@ -369,7 +379,7 @@ func (s *session) endpointCall(c *call, e endpoint, fd int) {
 				return
 			}
 		}
-		c.fails(errnoFor(err))
+		c.failsFor(err)
 	case unix.SYS_GETSOCKNAME:
 		e.name(c, false)
 	case unix.SYS_GETPEERNAME:

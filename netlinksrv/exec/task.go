@@ -23,6 +23,8 @@ type task struct {
 	alive   func() bool // whether the thread that tid named at first is still the one
 	// limit is the credentials that a request may not exceed, those of the socket's opener, where they matter.
 	limit *credentials
+	// unknown is why nothing is known of the rights of a process that does not wait for an answer: there is no descriptor to look with.
+	unknown error
 	// sender is set if the task stands for a process that does not wait for an answer.
 	sender *sender
 	// install puts a copy of our descriptor at one of the thread's numbers. It is nil for a thread
@@ -39,7 +41,11 @@ type task struct {
 func senderTask(s *session, from sender) (t *task, done func()) {
 	pidfd, err := unix.PidfdOpen(from.pid, 0)
 	if err != nil {
-		return &task{session: s, tid: from.pid, alive: func() bool { return false }}, func() {}
+		t = &task{session: s, tid: from.pid, alive: func() bool { return isShortage(err) }}
+		if isShortage(err) {
+			t.unknown = err
+		}
+		return t, func() {}
 	}
 	alive := func() bool { return processRuns(pidfd) }
 	return &task{session: s, tid: from.pid, alive: alive, sender: &from}, func() { unix.Close(pidfd) }
@@ -58,30 +64,41 @@ func (t *task) NetNS() (*netns.NS, error) {
 	return ns, nil
 }
 
-// CanAdmin says whether the thread has CAP_NET_ADMIN over the user namespace that owns ns, and, where
-// they matter, the socket's opener had it too: netlink asks both unless the datagram came with an address.
-func (t *task) CanAdmin(ns *netns.NS) bool {
-	if t.limit != nil && !t.limit.admin(ns) {
-		return false
+// MayAdmin returns nil if the thread has CAP_NET_ADMIN over the user namespace that owns ns, and, where
+// they matter, the socket's opener had it too: netlink asks both unless the datagram came with an address. The errors are
+// those of netlinksrv.Task.
+func (t *task) MayAdmin(ns *netns.NS) error {
+	if t.unknown != nil {
+		return t.unknown
+	}
+	if t.limit != nil {
+		if err := t.limit.mayAdmin(ns); err != nil {
+			return err
+		}
 	}
 	c, err := t.credentials()
-	if err != nil || t.sender != nil && t.sender.uid != c.uid {
-		return false
+	switch {
+	case isShortage(err):
+		return err
+	case err != nil, t.sender != nil && t.sender.uid != c.uid:
+		return unix.EPERM
 	}
-	return c.admin(ns)
+	return c.mayAdmin(ns)
 }
 
 // PID returns the thread's process, in our pid namespace; 0 if it is gone.
 func (t *task) PID() int {
+	pid, _ := t.process()
+	return pid
+}
+
+// process is PID with what is wrong.
+func (t *task) process() (int, error) {
 	status, err := t.status()
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	pid, err := strconv.Atoi(string(statusField(status, "Tgid")))
-	if err != nil {
-		return 0
-	}
-	return pid
+	return strconv.Atoi(string(statusField(status, "Tgid")))
 }
 
 // Waits says whether the thread is still there for the answer.
@@ -130,9 +147,9 @@ func (t *task) pidfd() (int, error) {
 	if err != unix.EINVAL {
 		return fd, err
 	}
-	pid := t.PID()
-	if pid == 0 {
-		return -1, errGone
+	pid, err := t.process()
+	if err != nil {
+		return -1, err
 	}
 	return unix.PidfdOpen(pid, 0)
 }
@@ -186,8 +203,12 @@ func (t *task) write(address uint64, b []byte) error {
 	return err
 }
 
-// errnoFor is the errno with which a call fails when looking at the client failed with err.
+// errnoFor is the errno with which a call fails when looking at the client failed with err. That we have no descriptor left is not said as it
+// is, for the client would look for the fault in its own: it hears what sockets say when the system runs short.
 func errnoFor(err error) unix.Errno {
+	if isShortage(err) {
+		return unix.ENOBUFS
+	}
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		return errno
 	}

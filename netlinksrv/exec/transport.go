@@ -119,7 +119,7 @@ func (s *session) accept(c *call, n notification) {
 	defer unix.Close(fd)
 	if c.args[1] != 0 {
 		if err := c.acceptedFrom(fd); err != nil {
-			c.fails(errnoFor(err)) // the connection is lost, as it is in the kernel
+			c.failsFor(err) // the connection is lost, as it is in the kernel
 			return
 		}
 	}

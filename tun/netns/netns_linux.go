@@ -87,6 +87,15 @@ func OfThread(tid int) (*NS, error) {
 	return Open(fmt.Sprintf("/proc/%d/ns/net", tid))
 }
 
+// IDOfThread identifies the namespace of a thread, which may belong to another process. It takes no descriptor.
+func IDOfThread(tid int) (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", tid), &st); err != nil {
+		return ID{}, fmt.Errorf("identify network namespace: %w", err)
+	}
+	return ID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
 // OfSocket opens the namespace a socket was created in. It needs CAP_NET_ADMIN there.
 func OfSocket(sock *os.File) (*NS, error) {
 	var nsfd int
