@@ -11,7 +11,7 @@ COUNT ?= 1
 
 # Tests run one kind after the other: each kind fills the machine by itself.
 .NOTPARALLEL:
-.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance model soak fuzz mutants bench bench-vm bench-document profile \
+.PHONY: build dist sbom demo test requirements lint vulncheck unit race namespaces selftests conformance model soak storm fuzz mutants bench bench-vm bench-document profile \
 	benchmarks wireguard-go clean
 
 build:
@@ -83,6 +83,12 @@ SOAK ?= 1h
 
 soak:
 	OVPN_GO_TEST_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./test
+
+# An OpenVPN server that loses many clients at once, over each transport. `make namespaces` does the same with 60.
+STORM ?= 500
+
+storm:
+	OVPN_GO_TEST_STORM=$(STORM) $(GO) test -count=1 -timeout 0 -v -run '^TestManyGoAtOnce$$' -parallel 1 ./test
 
 fuzz:
 	test/fuzz.sh $(FUZZTIME)

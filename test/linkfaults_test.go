@@ -25,8 +25,6 @@ func TestTunnelInOtherHands(t *testing.T) {
 		daemon, tcp bool
 	}{
 		{"UDP", false, false},
-		{"TCP", false, true},
-		{"UDP of a daemon", true, false},
 		{"TCP of a daemon", true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -339,7 +337,6 @@ func TestNamespaceIsDeleted(t *testing.T) {
 		daemon, tcp bool
 	}{
 		{"UDP", false, false},
-		{"UDP of a daemon", true, false},
 		{"TCP of a daemon", true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
