@@ -234,14 +234,19 @@ func (s *state) patched(step *script.Step) ([]byte, error) {
 // errInVain ends a predicted sequence.
 var errInVain = errors.New("waited in vain")
 
-// patience is how long something is waited for.
-const patience = 5 * time.Second
+// patience is how long something is waited for. What is predicted comes, but late on a machine that others leave little time.
+func (s *state) patience() time.Duration {
+	if s.predicted {
+		return 15 * time.Second
+	}
+	return 5 * time.Second
+}
 
 // expecting sends a request until its answer contains what is expected, and returns the last one.
 func (s *state) expecting(step *script.Step, datagram []byte) (script.Outcome, error) {
 	out := script.Outcome{Sent: datagram}
 	pause := time.Millisecond
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(s.patience()); ; {
 		out.Errno = errno(s.send(step, datagram))
 		out.Received = nil
 		var answer []byte
@@ -287,7 +292,7 @@ func (s *state) settled(step *script.Step, datagram []byte) (script.Outcome, err
 
 // await waits until as many datagrams have arrived as a step expects, and says whether they have.
 func (s *state) await(awaited []script.Await) bool {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(s.patience())
 	for _, a := range awaited {
 		for s.arrived(a.On) < a.Count {
 			left := time.Until(deadline)
