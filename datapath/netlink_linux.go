@@ -124,7 +124,7 @@ type nlListener struct {
 	file    *os.File
 	raw     syscall.RawConn
 	buf     []byte
-	overrun bool // the queue overflowed and has not been empty since
+	overrun bool // something was not received, and the queue has not been empty since
 	closed  atomic.Bool
 }
 
@@ -164,12 +164,11 @@ func (l *nlListener) close() {
 	l.file.Close()
 }
 
-// receive waits for messages and calls fn with all that are queued, for no longer than limit. lost reports that the
-// queue has overflowed, once it is empty: until then the kernel goes on dropping messages and doesn't say so
+// receive waits for messages and calls fn with all that are queued, for no longer than limit. lost reports that others
+// did not get here, once the queue is empty: while it overflows the kernel goes on dropping messages and doesn't say so
 // again. The error is final, unless it is os.ErrDeadlineExceeded; after close it is os.ErrClosed. One goroutine at
 // a time may receive.
 func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool, err error) {
-	var inner error
 	err = l.raw.Read(func(fd uintptr) bool {
 		start := time.Now()
 		for got := false; ; got = true {
@@ -178,18 +177,16 @@ func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool
 			case errors.Is(err, unix.EAGAIN):
 				lost, l.overrun = l.overrun, false
 				return got || lost
-			case errors.Is(err, unix.ENOBUFS):
-				l.overrun = true
-				continue
 			case errors.Is(err, unix.EINTR):
 				continue
 			case err != nil:
-				inner = err
-				return true
-			}
-			// Port 0 is the kernel; nobody else is believed.
-			if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
-				eachMessage(l.buf[:n], fn)
+				// ENOBUFS when the queue overflowed; and whatever kept the kernel from making a message (netlink_set_err).
+				l.overrun = true
+			default:
+				// Port 0 is the kernel; nobody else is believed.
+				if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
+					eachMessage(l.buf[:n], fn)
+				}
 			}
 			if time.Since(start) > limit {
 				return true
@@ -200,5 +197,5 @@ func (l *nlListener) receive(limit time.Duration, fn func(nlMessage)) (lost bool
 		// RawConn gives an error of its own, that nothing exported compares equal to.
 		return lost, os.ErrClosed
 	}
-	return lost, errors.Join(err, inner)
+	return lost, err
 }

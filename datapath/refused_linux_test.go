@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"ovpn-go/crypto"
@@ -35,21 +36,27 @@ func TestRefusedCallsChild(t *testing.T) {
 		name string
 		nr   int
 		gso  GSO
-		fd   func(a, b *end) int
+		// tunnel is newTunnel but for connected sockets.
+		tunnel func(t *testing.T) (a, b *end)
+		fd     func(a, b *end) int
 		// errnos are those of the call that do not mean that the interface is gone.
 		errnos []unix.Errno
 	}{
-		{"sendmsg of datagrams", unix.SYS_SENDMSG, GSOOn, func(a, _ *end) int { return a.lane(t).fd }, refusedErrnos},
-		{"sendmmsg of datagrams", unix.SYS_SENDMMSG, GSOOff, func(a, _ *end) int { return a.lane(t).fd }, refusedErrnos},
-		{"sendmsg without batches", unix.SYS_SENDMSG, GSOOff, func(a, _ *end) int { return a.lane(t).fd }, refusedErrnos},
-		{"recvmmsg of datagrams", unix.SYS_RECVMMSG, GSOOn, func(_, b *end) int { return b.lane(t).fd }, refusedErrnos},
-		{"read from the interface", unix.SYS_READ, GSOOn, func(a, _ *end) int { return a.link.queues[0].FD() },
+		{"sendmsg of datagrams", unix.SYS_SENDMSG, GSOOn, newTunnel, func(a, _ *end) int { return a.lane(t).fd }, refusedErrnos},
+		{"sendmmsg of datagrams", unix.SYS_SENDMMSG, GSOOff, newTunnel, func(a, _ *end) int { return a.lane(t).fd }, refusedErrnos},
+		{"sendmsg without batches", unix.SYS_SENDMSG, GSOOff, newTunnel, func(a, _ *end) int { return a.lane(t).fd }, refusedErrnos},
+		{"recvmmsg of datagrams", unix.SYS_RECVMMSG, GSOOn, newTunnel, func(_, b *end) int { return b.lane(t).fd }, refusedErrnos},
+		{"read from the interface", unix.SYS_READ, GSOOn, newTunnel, func(a, _ *end) int { return a.link.queues[0].FD() },
 			[]unix.Errno{unix.EINTR, unix.EAGAIN, unix.EINVAL}},
-		{"write to the interface", unix.SYS_WRITE, GSOOn, func(_, b *end) int { return b.link.queues[0].FD() }, refusedErrnos},
-		{"epoll_pwait", unix.SYS_EPOLL_PWAIT, GSOOn, func(_, b *end) int { return b.workers[0].epfd }, refusedErrnos},
+		{"write to the interface", unix.SYS_WRITE, GSOOn, newTunnel, func(_, b *end) int { return b.link.queues[0].FD() }, refusedErrnos},
+		{"recvmmsg of a connected socket's datagrams", unix.SYS_RECVMMSG, GSOOn, connectedTunnel(0),
+			func(_, b *end) int { return b.connection(t).front.fd }, refusedErrnos},
+		{"recvmmsg of a raw socket", unix.SYS_RECVMMSG, GSOOn, connectedTunnel(3),
+			func(_, b *end) int { return b.connection(t).raw.fd }, refusedErrnos},
+		{"epoll_pwait", unix.SYS_EPOLL_PWAIT, GSOOn, newTunnel, func(_, b *end) int { return b.workers[0].epfd }, refusedErrnos},
 	} {
 		t.Run(call.name, func(t *testing.T) {
-			a, b := newTunnel(t)
+			a, b := call.tunnel(t)
 			a.exclusively(func() { a.gso = call.gso })
 			a.settled(t)
 			b.settled(t)
@@ -91,6 +98,27 @@ func TestRefusedCallsChild(t *testing.T) {
 func (e *end) lane(t *testing.T) *source {
 	t.Helper()
 	return &transportOf(e.table.Sole()).udp.lanes[0]
+}
+
+// connectedTunnel makes tunnels one end of which, b, has a connected socket, as one of connectedCases. Some packets have
+// gone through it, so that it is known by which interface they come.
+func connectedTunnel(which int) func(t *testing.T) (a, b *end) {
+	return func(t *testing.T) (a, b *end) {
+		t.Helper()
+		p := newConnectedPair(t, connectedCases[which])
+		p.exchange(t, "first")
+		eventually(t, "the preferred socket is where the packets come", func() bool {
+			p.exchange(t, "more")
+			return p.front(t) != 0 || connectedCases[which].loopback
+		})
+		return p.a, p.b
+	}
+}
+
+// connection is what the device's only peer has beside its connected socket.
+func (e *end) connection(t *testing.T) *connection {
+	t.Helper()
+	return transportOf(e.table.Sole()).udp.conn
 }
 
 // settled waits until the device has begun to watch its namespace, which opens a descriptor.
@@ -364,4 +392,42 @@ func tryPeer(t *testing.T, sockets *Sockets, socketOf func(e *end) *os.File) (tr
 		}
 	}
 	return try, undo
+}
+
+// Whatever the kernel says instead of an announcement, what was not announced is asked for, and those that follow are heard.
+func TestRefusedAnnouncements(t *testing.T) { runRefusing(t, "TestRefusedAnnouncementsChild") }
+
+func TestRefusedAnnouncementsChild(t *testing.T) {
+	startRefusing(t)
+	n := newRouteNet(t)
+	routes := followRoutes(t, n.ns)
+	var fd int
+	if err := netns.Control(routes.listener.file, func(listener int) error {
+		fd = listener
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i, errno := range []unix.Errno{unix.ENOBUFS, unix.EINTR, unix.ENOMEM, unix.EMSGSIZE, unix.EPERM} {
+		left := inventory(t)
+		route := func(to string) (dst netip.Addr) {
+			dst = netip.MustParseAddr(to)
+			if err := n.h.RouteAdd(&netlink.Route{
+				Dst: ipNet(netip.PrefixFrom(dst, 32)), LinkIndex: n.links[0].Attrs().Index, Gw: net.IPv4(172, 16, 0, 2),
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return dst
+		}
+		var dst netip.Addr
+		refused := refusal{nr: unix.SYS_RECVFROM, fd: fd, errno: errno, count: 3}.during(t, func() {
+			dst = route(fmt.Sprintf("192.0.2.%d", 2*i))
+			n.settled(t, routes, errno.Error(), []netip.Addr{dst})
+		})
+		if refused != 3 {
+			t.Errorf("%v: %d receives were refused, want 3", errno, refused)
+		}
+		n.settled(t, routes, "after "+errno.Error(), []netip.Addr{dst, route(fmt.Sprintf("192.0.2.%d", 2*i+1))})
+		left(errno.Error())
+	}
 }
