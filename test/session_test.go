@@ -296,11 +296,11 @@ func (s *session) exchange() error {
 func (s *session) receive() ([]byte, error) {
 	buf := make([]byte, 2000)
 	if s.transport == "udp" {
-		n, err := unix.Read(s.far, buf)
+		n, err := s.read(buf)
 		return buf[:max(n, 0)], err
 	}
 	for have := 0; ; {
-		n, err := unix.Read(s.far, buf[have:])
+		n, err := s.read(buf[have:])
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}
@@ -310,6 +310,15 @@ func (s *session) receive() ([]byte, error) {
 		have += n
 		if have > 2 && have >= 2+int(binary.BigEndian.Uint16(buf)) {
 			return buf[2:have], nil
+		}
+	}
+}
+
+// read reads at the other side. A read with a time limit is not restarted after a signal, such as those of Go's scheduler.
+func (s *session) read(buf []byte) (n int, err error) {
+	for {
+		if n, err = unix.Read(s.far, buf); err != unix.EINTR {
+			return n, err
 		}
 	}
 }
