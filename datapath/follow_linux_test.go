@@ -190,23 +190,37 @@ func addUDPPeer(t *testing.T, d *Device, ns *netns.NS) {
 	}
 }
 
-// A device that goes leaves no listener behind.
+// A device that goes leaves no listener behind, and makes none when it went before the first.
 func TestFollowEnds(t *testing.T) {
 	ns := freshNS(t)
 	sockets := newSockets(t)
-	d, err := New(Config{Name: "tun0", NetNS: ns, Sockets: sockets, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Close()
-	select {
-	case <-d.followed:
-	default:
-		t.Error("the namespace is still watched")
-	}
-	if fd := d.leaving.file.Fd(); fd != ^uintptr(0) {
-		unix.Close(int(fd))
-		t.Error("the listener is still open")
+	for _, watched := range []bool{true, false} {
+		d, err := New(Config{Name: "tun0", NetNS: ns, Sockets: sockets, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener := func() *nlListener {
+			d.moving.Lock()
+			defer d.moving.Unlock()
+			return d.leaving
+		}
+		if watched {
+			eventually(t, "the namespace is watched", func() bool { return listener() != nil })
+		}
+		d.Close()
+		select {
+		case <-d.followed:
+		default:
+			t.Error("the namespace is still watched")
+		}
+		l := listener()
+		if l == nil {
+			continue // follow came too late to make one
+		}
+		if fd := l.file.Fd(); fd != ^uintptr(0) {
+			unix.Close(int(fd))
+			t.Error("the listener is still open")
+		}
 	}
 }
 
