@@ -72,7 +72,8 @@ func TestTransferEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	err := bench.Transfer{From: star.Clients[0], To: star.Server, Addr: star.ServerAddr4(0), Bytes: 1 << 50}.Run(ctx)
-	if !errors.Is(err, context.DeadlineExceeded) {
+	// A connection that isn't made in time may say so itself.
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }

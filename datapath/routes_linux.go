@@ -147,9 +147,12 @@ func (r *Routes) run() {
 func (r *Routes) readSoon(confirm int) {
 	r.confirm = max(r.confirm, confirm)
 	if r.readDue.IsZero() {
-		r.readDue = r.readLast.Add(min(max(readGap, 4*r.readCost), maxReadGap))
+		r.readDue = r.readLast.Add(r.gap())
 	}
 }
+
+// gap is the time from the end of the last read to the next.
+func (r *Routes) gap() time.Duration { return min(max(readGap, 4*r.readCost), maxReadGap) }
 
 // receive takes one announcement.
 func (r *Routes) receive(m nlMessage) {
@@ -214,12 +217,12 @@ func (r *Routes) publish() {
 
 // read replaces the routes by what the kernel has now.
 func (r *Routes) read() error {
-	start := time.Now()
 	r.readDue = time.Time{}
-	r.readLast = start // on failure too: the next attempt keeps its distance
 	if r.confirm > 0 {
 		r.awaitRTNL()
 	}
+	start := time.Now() // to wait costs nothing
+	r.readLast = start  // on failure too: the next attempt keeps its distance
 	var interrupted error
 	var rules [2][]rule
 	for i, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -258,7 +261,7 @@ func (r *Routes) read() error {
 	r.readCost = r.readLast.Sub(start)
 	if r.confirm > 0 {
 		r.confirm--
-		r.readDue = r.readLast.Add(max(readGap, 4*r.readCost))
+		r.readDue = r.readLast.Add(r.gap())
 	}
 	return interrupted
 }

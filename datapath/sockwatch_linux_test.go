@@ -426,13 +426,13 @@ func TestSockWatchLeavesNothing(t *testing.T) {
 			cancel()
 		}
 		eventually(t, "descriptors and goroutines are as before", func() bool {
-			return descriptors(t) == descriptorsBefore && runtime.NumGoroutine() <= goroutinesBefore
+			return descriptors(t) <= descriptorsBefore && runtime.NumGoroutine() <= goroutinesBefore
 		})
 		if _, err := w.watch(spaces[0], unix.IPPROTO_UDP, cookie, func() {}); err != nil {
 			t.Fatal(err)
 		}
 		w.close()
-		if got := descriptors(t); got != descriptorsBefore {
+		if got := descriptors(t); got > descriptorsBefore {
 			t.Errorf("descriptors after close = %d, want %d", got, descriptorsBefore)
 		}
 		if _, err := w.watch(spaces[0], unix.IPPROTO_UDP, cookie, func() {}); err == nil {

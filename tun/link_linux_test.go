@@ -49,6 +49,18 @@ func newSite(t testing.TB, number byte) *site {
 		}
 		return netlink.LinkSetUp(link)
 	})
+	// A worker of the kernel's makes an IPv6 address the system's own, some time after the link is up.
+	inside(t, s.ns, func() error {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			routes, err := netlink.RouteGet(s.addr6.AsSlice())
+			if err == nil && routes[0].Type == unix.RTN_LOCAL {
+				return nil
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("%v is not the system's own: %v, %v", s.addr6, routes, err)
+			}
+		}
+	})
 	return s
 }
 

@@ -93,7 +93,7 @@ func TestWhatIsTooMuchIsRefused(t *testing.T) {
 			if p, err := daemon.Receive(); err == nil {
 				t.Errorf("received %d bytes and %d files", len(p.Message), len(p.Files))
 			}
-			if after := descriptors(t); after != before {
+			if after := descriptors(t); after > before {
 				t.Errorf("%d descriptors, before %d", after, before)
 			}
 		})
